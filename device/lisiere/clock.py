@@ -1,0 +1,114 @@
+"""Time, as a collaborator: wall time for stamps, monotonic time for intervals.
+
+Nothing else in the package asks the operating system what time it is, so a test can say what time it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from datetime import datetime, timezone
+from typing import Literal, Protocol
+
+from lisiere.errors import Rejected
+
+TsQuality = Literal["synced", "unsynced", "unknown"]
+
+# The kernel's answer to adjtimex() when no time source has set the clock (linux/timex.h, TIME_ERROR).
+_TIME_ERROR = 5
+# Larger than struct timex on every Linux ABI; the call fills at most 208 bytes.
+_TIMEX_BYTES = 512
+
+
+class Clock(Protocol):
+    """What the runtime asks of time."""
+
+    def now(self) -> float:
+        """Wall time: seconds since 1970-01-01T00:00:00Z."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed point; never goes back."""
+
+    def quality(self) -> TsQuality:
+        """Whether wall time can be trusted: `unknown` where the system cannot say."""
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now(self) -> float:
+        """Return wall time in seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return monotonic time in seconds."""
+        return time.monotonic()
+
+    def quality(self) -> TsQuality:
+        """Ask the kernel whether something (NTP, PTP) keeps the clock right.
+
+        Source: adjtimex(2); it reads without privilege. Elsewhere than on Linux the answer is `unknown`.
+        """
+        if not sys.platform.startswith("linux"):
+            return "unknown"
+        buffer = ctypes.create_string_buffer(_TIMEX_BYTES)
+        state = ctypes.CDLL(None).adjtimex(buffer)
+        if state < 0:
+            return "unknown"
+        return "unsynced" if state == _TIME_ERROR else "synced"
+
+
+class ManualClock:
+    """A clock that moves when it is told to. For tests and for replay in virtual time."""
+
+    def __init__(self, now: float = 1_700_000_000.0, quality: TsQuality = "synced") -> None:
+        self._now = now
+        self._monotonic = 0.0
+        self._quality: TsQuality = quality
+
+    def now(self) -> float:
+        """Return the wall time last set."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the seconds advanced so far."""
+        return self._monotonic
+
+    def quality(self) -> TsQuality:
+        """Return the quality given at construction."""
+        return self._quality
+
+    def advance(self, seconds: float) -> None:
+        """Move both clocks forward by `seconds`."""
+        self._now += seconds
+        self._monotonic += seconds
+
+
+def rfc3339(ts: float) -> str:
+    """Format seconds since the epoch as RFC 3339 in UTC with milliseconds: `2026-01-31T07:36:16.123Z`."""
+    whole, milli = divmod(round(ts * 1000), 1000)
+    tm = time.gmtime(whole)
+    return (
+        f"{tm.tm_year:04d}-{tm.tm_mon:02d}-{tm.tm_mday:02d}T"
+        f"{tm.tm_hour:02d}:{tm.tm_min:02d}:{tm.tm_sec:02d}.{milli:03d}Z"
+    )
+
+
+def parse_ts(text: str) -> float:
+    """Read a time stamp: seconds since the epoch as a number, or ISO 8601 (no zone means UTC).
+
+    Raises:
+        Rejected: the text is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    except ValueError as error:
+        raise Rejected(f"{text!r} is not a time stamp: write seconds since 1970 or ISO 8601.") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp()

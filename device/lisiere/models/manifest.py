@@ -1,0 +1,184 @@
+"""The manifest of a model folder, schema `lisiere.model/1`.
+
+One schema serves both forms of a model: `model.yaml` in a package as authored (an ONNX file), and `manifest.yaml`
+in a compiled artifact (a Neo artifact, and usually the ONNX file too). It says what the tensors are, how
+an input becomes a tensor, what the outputs mean, and the SHA-256 of every file, so that its own digest
+stands for the whole model.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA = "lisiere.model/1"
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+# A bare file name: no folder, no parent, nothing hidden.
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Dtype = Literal["float32", "float64", "int8", "uint8", "int32", "int64"]
+
+
+class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all parts share: frozen, by keyword, unknown keys are errors."""
+
+
+class TensorSpec(_Part):
+    """One input or output tensor: its name in the graph, its static shape and its dtype."""
+
+    name: str
+    shape: tuple[Count, ...]
+    dtype: Dtype = "float32"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class ImageInput(_Part, tag="image"):
+    """How a frame becomes the input tensor: fit, colour, then `(pixel - mean) * scale`, then layout and dtype.
+
+    Attributes:
+        fit: `stretch` to the size; `crop` the centre after scaling the shorter side; `letterbox` with `fill`.
+        mean, scale: one number for all channels or one a channel, in the order of `colour`.
+        interpolation: of the resize; `area` is the best when shrinking.
+    """
+
+    fit: Literal["stretch", "crop", "letterbox"] = "stretch"
+    interpolation: Literal["area", "linear", "nearest"] = "area"
+    colour: Literal["rgb", "bgr", "gray"] = "rgb"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    fill: Annotated[int, Meta(ge=0, le=255)] = 0
+
+
+class WindowInput(_Part, tag="window"):
+    """How readings become the input tensor: `length` rows on a grid of `step_s` seconds, one column a channel.
+
+    Attributes:
+        stride: a window is made every `stride` rows.
+        max_gap: gaps of at most this many rows are interpolated; longer ones make the window incomplete.
+    """
+
+    channels: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    length: Annotated[int, Meta(ge=2, le=1_000_000)]
+    step_s: Positive
+    stride: Count = 1
+    max_gap: Annotated[int, Meta(ge=0)] = 0
+
+
+class Classification(_Part, tag="classification"):
+    """Output: scores by class. `labels` names the file with one label a line.
+
+    Attributes:
+        scores: `softmax` when the model gives logits, `probabilities` when it gives shares of one, and
+            `uint8` when it gives quantised shares of 255.
+        top: how many labels a result lists.
+    """
+
+    labels: FileName
+    scores: Literal["softmax", "probabilities", "uint8"] = "probabilities"
+    top: Count = 3
+
+
+class Forecasting(_Part, tag="forecasting"):
+    """Output: [1, horizon, len(quantiles)] in the unit of the channel that is forecast."""
+
+    horizon: Count
+    quantiles: Annotated[tuple[Annotated[float, Meta(gt=0, lt=1)], ...], Meta(min_length=1)]
+    channel: Name
+    unit: str = ""
+
+
+class Anomaly(_Part, tag="anomaly"):
+    """Output: a score ([1] or [1, 1]), or a `reconstruction` of the input whose mean squared error is the score.
+
+    A window is anomalous when its score exceeds `threshold`.
+    """
+
+    threshold: float
+    output: Literal["score", "reconstruction"] = "score"
+
+
+class FileEntry(_Part):
+    """What a file of the folder must be."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Meta(ge=0)]
+
+
+class NeoFiles(_Part):
+    """The three files of a Neo artifact that the graph executor loads."""
+
+    graph: FileName
+    params: FileName
+    library: FileName
+
+
+class Golden(_Part):
+    """Golden vectors: an .npz with `inputs/<name>` and `outputs/<name>`, each [cases, *shape]."""
+
+    file: FileName
+    rtol: Annotated[float, Meta(ge=0)] = 1e-4
+    atol: Annotated[float, Meta(ge=0)] = 1e-5
+
+
+class Build(_Part):
+    """How an artifact was made: for which target, from which bytes, by which tools."""
+
+    target: str
+    arch: str
+    cpu: str
+    source_sha256: Sha256
+    tools: dict[str, str]
+
+
+class Data(_Part):
+    """Where the training data come from and under which licence."""
+
+    name: str
+    licence: str
+    source: str
+    note: str = ""
+
+
+class Manifest(_Part):
+    """A model folder, described. `files` lists every file that may be read, with its digest."""
+
+    schema: Literal["lisiere.model/1"]
+    name: Name
+    version: Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+([-+][0-9A-Za-z.-]+)?$")]
+    description: str = ""
+    licence: str = ""
+    inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
+    input: ImageInput | WindowInput
+    task: Classification | Forecasting | Anomaly
+    files: Annotated[dict[FileName, FileEntry], Meta(min_length=1)]
+    onnx: FileName | None = None
+    neo: NeoFiles | None = None
+    golden: Golden | None = None
+    build: Build | None = None
+    data: Data | None = None
+    figures: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def roles(self) -> dict[str, str]:
+        """Map what the manifest refers to, such as `neo.graph`, to file names."""
+        found: dict[str, str] = {}
+        if self.onnx:
+            found["onnx"] = self.onnx
+        if self.neo:
+            found |= {f"neo.{role}": getattr(self.neo, role) for role in ("graph", "params", "library")}
+        if self.golden:
+            found["golden.file"] = self.golden.file
+        if isinstance(self.task, Classification):
+            found["task.labels"] = self.task.labels
+        return found

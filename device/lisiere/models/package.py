@@ -1,0 +1,257 @@
+"""Opening a model folder: everything that can be checked is checked before anything is loaded.
+
+A model is code (its shared object runs in this process), so a folder that is not exactly what its manifest says
+is refused whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from lisiere.errors import Rejected
+from lisiere.models.manifest import (
+    Anomaly,
+    Classification,
+    FileEntry,
+    Forecasting,
+    ImageInput,
+    Manifest,
+    WindowInput,
+)
+
+MANIFEST_NAMES = ("manifest.yaml", "model.yaml")
+MANIFEST_MAX_BYTES = 1 << 20
+GRAPH_MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A verified model folder.
+
+    Attributes:
+        path: the folder.
+        manifest: what it says of itself.
+        digest: `sha256:…` of the manifest, which holds the digest of every other file.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest names."""
+        return self.path / name
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the class labels in the order of the model's output; empty for other tasks."""
+        if not isinstance(self.manifest.task, Classification):
+            return ()
+        text = self.file(self.manifest.task.labels).read_text(encoding="utf-8")
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def find_manifest(path: Path) -> Path:
+    """Return the manifest file of a model folder.
+
+    Raises:
+        Rejected: the folder has none, or is not a folder.
+    """
+    if not path.is_dir():
+        raise Rejected(f"There is no model folder at {path}.")
+    for name in MANIFEST_NAMES:
+        if (path / name).is_file():
+            return path / name
+    raise Rejected(f"{path} holds neither manifest.yaml nor model.yaml, so it is not a model folder.")
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Parse and validate a manifest's text; no other file is looked at.
+
+    Raises:
+        Rejected: not YAML, or not the schema. The message names the place, such as `$.inputs[0].shape`.
+    """
+    if file.stat().st_size > MANIFEST_MAX_BYTES:
+        raise Rejected(f"{file} is larger than {MANIFEST_MAX_BYTES} bytes, which no manifest needs.")
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        manifest = msgspec.convert(document, Manifest)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Rejected(f"{file} is not YAML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise Rejected(f"{file} is not a manifest: {error}") from error
+    return manifest
+
+
+def write_manifest(manifest: Manifest, file: Path) -> Manifest:
+    """Write a manifest beside the files it refers to, with their sizes and digests filled in; return it.
+
+    Raises:
+        Rejected: a file it refers to is not in the folder, or its parts do not agree.
+    """
+    names = sorted(set(manifest.roles().values()))
+    absent = [name for name in names if not (file.parent / name).is_file()]
+    if absent:
+        raise Rejected(f"{file.parent} lacks {', '.join(absent)}, which the manifest refers to.")
+    entries = {
+        name: FileEntry(sha256=_sha256(file.parent / name), bytes=(file.parent / name).stat().st_size)
+        for name in names
+    }
+    sealed = msgspec.structs.replace(manifest, files=entries)
+    _check_meaning(sealed, file)
+    document = msgspec.to_builtins(sealed)
+    file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+    return sealed
+
+
+def open_package(path: Path) -> Package:
+    """Open a model folder and verify it whole: names, sizes, digests, shapes.
+
+    Raises:
+        Rejected: anything is not as the manifest says. Nothing has been loaded then.
+    """
+    file = find_manifest(path)
+    manifest = read_manifest(file)
+    _check_meaning(manifest, file)
+    _check_files(manifest, file)
+    package = Package(path, manifest, f"sha256:{_sha256(file)}")
+    if isinstance(manifest.task, Classification):
+        labels, classes = len(package.labels()), manifest.outputs[0].size
+        if labels != classes:
+            raise Rejected(
+                f"{manifest.task.labels} in {path} has {labels} labels, but the model's output has {classes} classes."
+            )
+    if manifest.neo is not None:
+        _check_graph(package)
+    return package
+
+
+def _check_meaning(manifest: Manifest, file: Path) -> None:
+    """The parts of a manifest must agree with each other."""
+    if len(manifest.inputs) != 1:
+        raise Rejected(f"{file} declares {len(manifest.inputs)} inputs; models with one input are supported.")
+    spec, how, task = manifest.inputs[0], manifest.input, manifest.task
+    if isinstance(how, ImageInput):
+        if len(spec.shape) != 4 or spec.shape[0] != 1:
+            raise Rejected(f"{file}: an image input has the shape [1, …] with four numbers, not {list(spec.shape)}.")
+        channels = spec.shape[1] if how.layout == "NCHW" else spec.shape[3]
+        expected = 1 if how.colour == "gray" else 3
+        if channels != expected:
+            raise Rejected(
+                f"{file}: `{how.colour}` has {expected} channels, but the input {list(spec.shape)} in "
+                f"{how.layout} has {channels}."
+            )
+        for key in ("mean", "scale"):
+            if len(getattr(how, key)) not in (1, expected):
+                raise Rejected(f"{file}: `input.{key}` must hold 1 or {expected} numbers.")
+    elif spec.size != how.length * len(how.channels):
+        raise Rejected(
+            f"{file}: a window of {how.length} rows and {len(how.channels)} channels does not fill the input "
+            f"{list(spec.shape)}."
+        )
+    if isinstance(how, ImageInput) != isinstance(task, Classification):
+        raise Rejected(f"{file}: images go with classification, and windows with forecasting or anomaly.")
+    _check_output(manifest, file)
+    missing = sorted({name for name in manifest.roles().values() if name not in manifest.files})
+    if missing:
+        raise Rejected(f"{file} refers to {', '.join(missing)} without listing its digest under `files`.")
+    if manifest.onnx is None and manifest.neo is None:
+        raise Rejected(f"{file} names neither an `onnx` file nor the `neo` files, so there is nothing to run.")
+
+
+def _check_output(manifest: Manifest, file: Path) -> None:
+    output, task = manifest.outputs[0], manifest.task
+    if isinstance(task, Forecasting):
+        if output.size != task.horizon * len(task.quantiles):
+            raise Rejected(
+                f"{file}: {task.horizon} steps of {len(task.quantiles)} quantiles do not fill the output "
+                f"{list(output.shape)}."
+            )
+        if list(task.quantiles) != sorted(set(task.quantiles)):
+            raise Rejected(f"{file}: `task.quantiles` must rise.")
+        if isinstance(manifest.input, WindowInput) and task.channel not in manifest.input.channels:
+            raise Rejected(f"{file}: `task.channel` {task.channel!r} is none of the window's channels.")
+    elif isinstance(task, Anomaly):
+        expected = 1 if task.output == "score" else manifest.inputs[0].size
+        if output.size != expected:
+            raise Rejected(
+                f"{file}: an anomaly output of kind `{task.output}` has {expected} numbers, but {list(output.shape)} "
+                f"has {output.size}."
+            )
+
+
+def _check_files(manifest: Manifest, file: Path) -> None:
+    for name, entry in manifest.files.items():
+        target = file.parent / name
+        if target.is_symlink() or not target.is_file():
+            raise Rejected(f"{file} lists {name}, but the folder has no such file. Copy the model again, whole.")
+        size = target.stat().st_size
+        if size != entry.bytes:
+            raise Rejected(f"{target} has {size} bytes, but {file.name} says {entry.bytes}. Copy the model again.")
+        if _sha256(target) != entry.sha256:
+            raise Rejected(f"The SHA-256 of {target} is not what {file.name} says. Copy the model again.")
+
+
+def _check_graph(package: Package) -> None:
+    """The graph's own shapes must be those of the manifest: a wrong input would be read out of bounds."""
+    assert package.manifest.neo is not None  # noqa: S101 - the caller looked
+    file = package.file(package.manifest.neo.graph)
+    if file.stat().st_size > GRAPH_MAX_BYTES:
+        raise Rejected(f"{file} is larger than {GRAPH_MAX_BYTES} bytes, which no graph needs.")
+    try:
+        graph = msgspec.json.decode(file.read_bytes(), type=Graph)
+        names = [node.name for node in graph.nodes]
+        shapes, rows = graph.attrs.shape[1], graph.node_row_ptr
+        found = {spec.name: shapes[rows[names.index(spec.name)]] for spec in package.manifest.inputs}
+        heads = [shapes[rows[node] + output] for node, output, *_ in graph.heads]
+    except (msgspec.DecodeError, ValueError, IndexError) as error:
+        raise Rejected(f"{file} is not the graph of this manifest: {error}") from error
+    for spec in package.manifest.inputs:
+        if list(spec.shape) != found[spec.name]:
+            raise Rejected(
+                f"The input {spec.name!r} of {file} has the shape {found[spec.name]}, but the manifest says "
+                f"{list(spec.shape)}."
+            )
+    declared = [math.prod(spec.shape) for spec in package.manifest.outputs]
+    if [math.prod(shape) for shape in heads] != declared:
+        raise Rejected(f"The outputs of {file} have the shapes {heads}, which is not what the manifest says.")
+
+
+class Node(msgspec.Struct):
+    """One node of a graph-executor graph: an input, a parameter or a kernel call."""
+
+    op: str
+    name: str
+    inputs: list[list[int]] = []
+    attrs: dict[str, str] = {}
+
+
+class GraphAttrs(msgspec.Struct):
+    """Per node output: dtype, shape and the storage it lives in."""
+
+    dltype: tuple[str, list[str]]
+    shape: tuple[str, list[list[int]]]
+    storage_id: tuple[str, list[int]]
+
+
+class Graph(msgspec.Struct):
+    """The `.json` of a Neo artifact. Source: TVM's graph executor, as facts on the artifact have it."""
+
+    nodes: list[Node]
+    arg_nodes: list[int]
+    heads: list[list[int]]
+    attrs: GraphAttrs
+    node_row_ptr: list[int]
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""The values that flow: Frame and Reading from sources, Window from readings, Result from tasks.
+
+They are plain records without behaviour. Arrays inside them are never written to once handed on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One camera image.
+
+    Attributes:
+        image: uint8, [height, width, 3] in BGR order (OpenCV's) or [height, width] for grey.
+        ts: when it was captured, seconds since the epoch.
+        source: the name of the source.
+        index: 0, 1, 2, … in the order of capture within one opening of the source.
+    """
+
+    image: NDArray[np.uint8]
+    ts: float
+    source: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a sensor said at one moment.
+
+    Attributes:
+        ts: event time, seconds since the epoch: the sensor's own stamp where it has one.
+        values: one number a channel, in the order the source was asked for; NaN where it is missing.
+        source: the name of the source.
+    """
+
+    ts: float
+    values: tuple[float, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of readings on a regular grid, ready for a model.
+
+    Attributes:
+        values: float32, [length, channels]; NaN where a gap was too long to fill.
+        start: event time of the first row, seconds since the epoch.
+        end: event time of the last row.
+        step_s: seconds between rows.
+        coverage: share of the rows, 0 … 1, that come from real readings.
+        imputed: how many rows were interpolated.
+        source: the name of the source.
+    """
+
+    values: NDArray[np.float32]
+    start: float
+    end: float
+    step_s: float
+    coverage: float
+    imputed: int
+    source: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row holds a number."""
+        return bool(np.isfinite(self.values).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a task made of one frame or window.
+
+    Attributes:
+        body: the `result` object of the envelope, as docs/contract has it for the task.
+        preprocess_ms, infer_ms, postprocess_ms: where the time went.
+    """
+
+    body: Any
+    preprocess_ms: float
+    infer_ms: float
+    postprocess_ms: float
