@@ -1,0 +1,154 @@
+"""Backend `dlr`: the real libdlr, called through its C API.
+
+The Python package `dlr` reports home by HTTPS when it is imported and when it loads a model, and its `run` costs about
+50 µs on top of the C call. So it is only asked where its library lies; none of its code runs here, and a
+library that lies in a model folder is never loaded. Source: dlr.h of neo-ai-dlr, release 1.6.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lisiere.backends.base import Tensor, check_feeds
+from lisiere.errors import Permanent
+from lisiere.models import Package, TensorSpec
+
+_CPU = 1  # DLDeviceType kDLCPU
+ENVIRONMENT = "LISIERE_LIBDLR"
+
+
+def find_library() -> Path | None:
+    """Return the path of libdlr: `$LISIERE_LIBDLR`, else where the wheel of `dlr` puts it, else None."""
+    if given := os.environ.get(ENVIRONMENT):
+        return Path(given)
+    name = "libdlr.dylib" if sys.platform == "darwin" else "libdlr.so"
+    # The wheel installs the library as a data file under the prefix, older ones inside the package.
+    places = [
+        Path(sys.prefix) / "dlr",
+        Path(sys.exec_prefix) / "local" / "dlr",
+        Path.home() / ".local" / "dlr",
+    ]
+    found = importlib.util.find_spec("dlr")
+    if found is not None and found.origin is not None:
+        places.append(Path(found.origin).parent)
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def load(package: Package, threads: int = 1) -> DlrModel:
+    """Load the package's Neo artifact in libdlr.
+
+    Raises:
+        Permanent: libdlr is not on this machine, or refuses the artifact.
+    """
+    path = find_library()
+    if path is None:
+        raise Permanent(
+            "libdlr was not found: `pip install dlr==1.6.0` brings it on x86-64 Linux; elsewhere build it and set "
+            f"{ENVIRONMENT}."
+        )
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise Permanent(f"{path} could not be loaded: {error}") from error
+    library.DLRGetLastError.restype = ctypes.c_char_p
+    return DlrModel(library, package, threads)
+
+
+class DlrModel:
+    """A model inside libdlr. Not for two threads at once: libdlr keeps one set of buffers a model."""
+
+    def __init__(self, library: ctypes.CDLL, package: Package, threads: int) -> None:
+        self.inputs: tuple[TensorSpec, ...] = package.manifest.inputs
+        self.outputs: tuple[TensorSpec, ...] = package.manifest.outputs
+        self._library = library
+        self._path = package.path
+        self._handle = ctypes.c_void_p()
+        self._call(
+            "CreateDLRModel",
+            ctypes.byref(self._handle),
+            os.fsencode(package.path.resolve()),
+            _CPU,
+            ctypes.c_int(0),
+        )
+        try:
+            self._call("SetDLRNumThreads", ctypes.byref(self._handle), ctypes.c_int(threads))
+            self._check_interface()
+        except Permanent:
+            self.close()
+            raise
+        # Everything about a call that does not change between calls, made once.
+        self._run = library.RunDLRModel
+        self._reference = ctypes.byref(self._handle)
+        self._setters = [
+            (
+                ctypes.c_char_p(s.name.encode()),
+                (ctypes.c_int64 * len(s.shape))(*s.shape),
+                ctypes.c_int(len(s.shape)),
+            )
+            for s in self.inputs
+        ]
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Infer once; see `Model.run`."""
+        if not self._handle:
+            raise Permanent(f"The model of {self._path} has been closed.")
+        library, reference = self._library, self._reference
+        for (name, shape, ndim), array in zip(self._setters, check_feeds(self.inputs, feeds), strict=True):
+            if library.SetDLRInput(reference, name, shape, ctypes.c_void_p(array.ctypes.data), ndim):
+                self._fail("SetDLRInput")
+        if self._run(reference):
+            self._fail("RunDLRModel")
+        results = {}
+        for index, spec in enumerate(self.outputs):
+            output = np.empty(spec.shape, spec.dtype)
+            if library.GetDLROutput(reference, index, ctypes.c_void_p(output.ctypes.data)):
+                self._fail("GetDLROutput")
+            results[spec.name] = output
+        return results
+
+    def close(self) -> None:
+        """Delete the model inside libdlr."""
+        if self._handle:
+            self._library.DeleteDLRModel(ctypes.byref(self._handle))
+            self._handle = ctypes.c_void_p()
+
+    def _check_interface(self) -> None:
+        """What libdlr says of the artifact must be what the manifest says: it copies by its own sizes."""
+        inputs, outputs = ctypes.c_int(), ctypes.c_int()
+        self._call("GetDLRNumInputs", ctypes.byref(self._handle), ctypes.byref(inputs))
+        self._call("GetDLRNumOutputs", ctypes.byref(self._handle), ctypes.byref(outputs))
+        if (inputs.value, outputs.value) != (len(self.inputs), len(self.outputs)):
+            raise Permanent(
+                f"libdlr finds {inputs.value} inputs and {outputs.value} outputs in {self._path}, but the manifest "
+                f"declares {len(self.inputs)} and {len(self.outputs)}."
+            )
+        for index, spec in enumerate(self.outputs):
+            size, ndim = ctypes.c_int64(), ctypes.c_int()
+            self._call(
+                "GetDLROutputSizeDim",
+                ctypes.byref(self._handle),
+                index,
+                ctypes.byref(size),
+                ctypes.byref(ndim),
+            )
+            if size.value != spec.size:
+                raise Permanent(
+                    f"libdlr gives {size.value} numbers for the output {spec.name!r} of {self._path}, but the "
+                    f"manifest declares {spec.size}."
+                )
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if getattr(self._library, name)(*arguments):
+            self._fail(name)
+
+    def _fail(self, name: str) -> None:
+        message = (self._library.DLRGetLastError() or b"").decode(errors="replace").strip()
+        first = message.splitlines()[0] if message else "it gave no reason"
+        raise Permanent(f"libdlr failed in {name} for {self._path}: {first}.")
