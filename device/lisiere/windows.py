@@ -1,7 +1,7 @@
 """From readings to windows, in event time.
 
-Readings are put on a grid of `step_s` seconds by their own stamps. Short gaps are interpolated, long ones stay holes, and
-every window says how much of it is real.
+Readings are put on a grid of `step_s` seconds by their own stamps. Short gaps are interpolated, long ones
+stay holes, and every window says how much of it is real.
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ def open_backend(name: Backend, package: Package, threads: int = 1) -> Model:
             raise Rejected(f"{package.path} holds no Neo artifact, so the {name} backend cannot run it.")
         built = package.manifest.build
         if built is not None and built.arch != platform.machine():
-            raise Rejected(
-                f"{package.path} was compiled for {built.arch}, but this machine is {platform.machine()}."
-            )
+            raise Rejected(f"{package.path} was compiled for {built.arch}, but this machine is {platform.machine()}.")
     # By name, so that only the library that is asked for is imported.
     load = cast("Callable[[Package, int], Model]", import_module(f"lisiere.backends.{name}").load)
     return load(package, threads)
@@ -75,7 +73,5 @@ def open_model(package: Package, wanted: Backend | Literal["auto"] = "auto", thr
         except (Rejected, Permanent) as error:
             refusals.append(f"not {name}: {error}")
         else:
-            return Opened(
-                model, name, " ".join(["auto: first choice"] if not refusals else ["auto:", *refusals])
-            )
+            return Opened(model, name, " ".join(["auto: first choice"] if not refusals else ["auto:", *refusals]))
     raise Rejected(f"No backend can run {package.path}. " + " ".join(refusals))

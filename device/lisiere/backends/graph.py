@@ -70,9 +70,7 @@ class GraphModel:
         try:
             self._library = ctypes.CDLL(str(package.file(neo.library).resolve()))
         except OSError as error:
-            raise Permanent(
-                f"{package.file(neo.library)} cannot be loaded on this machine: {error}"
-            ) from error
+            raise Permanent(f"{package.file(neo.library)} cannot be loaded on this machine: {error}") from error
         self._host = _Host(self._library)
         arrays = self._allocate()
         self._fill(arrays, read_params(package.file(neo.params)))
@@ -90,12 +88,9 @@ class GraphModel:
             np.copyto(slot, array)
         for function, arguments in self._calls:
             if function(*arguments):
-                raise Permanent(
-                    f"A kernel of {self._path} failed: {self._host.error or 'it gave no reason'}."
-                )
+                raise Permanent(f"A kernel of {self._path} failed: {self._host.error or 'it gave no reason'}.")
         return {
-            spec.name: head.reshape(spec.shape).copy()
-            for spec, head in zip(self.outputs, self._heads, strict=True)
+            spec.name: head.reshape(spec.shape).copy() for spec, head in zip(self.outputs, self._heads, strict=True)
         }
 
     def close(self) -> None:
@@ -128,23 +123,19 @@ class GraphModel:
             slot = arrays[self._entry(index, 0)]
             value = params.get(name)
             if value is None or value.shape != slot.shape or value.dtype != slot.dtype:
-                raise Permanent(
-                    f"The parameter {name!r} of {self._path} is missing or not of the graph's shape."
-                )
+                raise Permanent(f"The parameter {name!r} of {self._path} is missing or not of the graph's shape.")
             np.copyto(slot, value)
 
     def _link(self, arrays: list[NDArray[Any]]) -> list[tuple[Callable[..., int], tuple[Any, ...]]]:
         """Make each kernel's call ready: function and arguments, with everything they point to kept alive."""
         self._keep: list[object] = [arrays]
-        calls = []
+        calls: list[tuple[Callable[..., int], tuple[Any, ...]]] = []
         for index, node in enumerate(self._graph.nodes):
             if node.op == "null":
                 continue
             name = node.attrs.get("func_name", "")
             entries = [self._entry(source, output) for source, output, *_ in node.inputs]
-            entries += [
-                self._entry(index, output) for output in range(int(node.attrs.get("num_outputs", "1")))
-            ]
+            entries += [self._entry(index, output) for output in range(int(node.attrs.get("num_outputs", "1")))]
             if name == "__nop":  # TVM's marker for a reshape that shares its input's storage
                 continue
             try:

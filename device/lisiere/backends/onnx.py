@@ -29,9 +29,7 @@ class OnnxModel:
         try:
             import onnxruntime as ort
         except ImportError as error:
-            raise Permanent(
-                "ONNX Runtime is not installed: `pip install lisiere[onnx]` brings it."
-            ) from error
+            raise Permanent("ONNX Runtime is not installed: `pip install lisiere[onnx]` brings it.") from error
         assert package.manifest.onnx is not None  # noqa: S101 - open_backend looked
         file = package.file(package.manifest.onnx)
         self.inputs: tuple[TensorSpec, ...] = package.manifest.inputs
@@ -45,7 +43,7 @@ class OnnxModel:
             session = ort.InferenceSession(
                 str(file), options, providers=[name for name in _PROVIDERS if name in available]
             )
-        except Exception as error:  # noqa: BLE001 - its bindings raise classes that they do not export
+        except Exception as error:  # its bindings raise classes that they do not export
             raise Permanent(f"ONNX Runtime refuses {file}: {error}") from error
         for kind, specs, found in (
             ("input", self.inputs, session.get_inputs()),
@@ -53,9 +51,7 @@ class OnnxModel:
         ):
             shapes = {node.name: node.shape for node in found}
             if set(shapes) != {spec.name for spec in specs}:
-                raise Rejected(
-                    f"{file} has the {kind}s {', '.join(shapes)}, which is not what the manifest says."
-                )
+                raise Rejected(f"{file} has the {kind}s {', '.join(shapes)}, which is not what the manifest says.")
             for spec in specs:
                 if not _fits(shapes[spec.name], spec.shape):
                     raise Rejected(
@@ -74,9 +70,7 @@ class OnnxModel:
         values = self._session.run(
             self._names, {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
         )
-        return {
-            spec.name: value.reshape(spec.shape) for spec, value in zip(self.outputs, values, strict=True)
-        }
+        return {spec.name: value.reshape(spec.shape) for spec, value in zip(self.outputs, values, strict=True)}
 
     def close(self) -> None:
         """Let the session go."""

@@ -25,11 +25,11 @@ Count = Annotated[int, Meta(ge=1)]
 Dtype = Literal["float32", "float64", "int8", "uint8", "int32", "int64"]
 
 
-class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all parts share: frozen, by keyword, unknown keys are errors."""
+class _Part(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What all parts share: unknown keys are errors. Type checkers want the rest said at each class."""
 
 
-class TensorSpec(_Part):
+class TensorSpec(_Part, frozen=True, kw_only=True):
     """One input or output tensor: its name in the graph, its static shape and its dtype."""
 
     name: str
@@ -42,7 +42,7 @@ class TensorSpec(_Part):
         return math.prod(self.shape)
 
 
-class ImageInput(_Part, tag="image"):
+class ImageInput(_Part, tag="image", frozen=True, kw_only=True):
     """How a frame becomes the input tensor: fit, colour, then `(pixel - mean) * scale`, then layout and dtype.
 
     Attributes:
@@ -60,7 +60,7 @@ class ImageInput(_Part, tag="image"):
     fill: Annotated[int, Meta(ge=0, le=255)] = 0
 
 
-class WindowInput(_Part, tag="window"):
+class WindowInput(_Part, tag="window", frozen=True, kw_only=True):
     """How readings become the input tensor: `length` rows on a grid of `step_s` seconds, one column a channel.
 
     Attributes:
@@ -75,7 +75,7 @@ class WindowInput(_Part, tag="window"):
     max_gap: Annotated[int, Meta(ge=0)] = 0
 
 
-class Classification(_Part, tag="classification"):
+class Classification(_Part, tag="classification", frozen=True, kw_only=True):
     """Output: scores by class. `labels` names the file with one label a line.
 
     Attributes:
@@ -89,7 +89,7 @@ class Classification(_Part, tag="classification"):
     top: Count = 3
 
 
-class Forecasting(_Part, tag="forecasting"):
+class Forecasting(_Part, tag="forecasting", frozen=True, kw_only=True):
     """Output: [1, horizon, len(quantiles)] in the unit of the channel that is forecast."""
 
     horizon: Count
@@ -98,7 +98,7 @@ class Forecasting(_Part, tag="forecasting"):
     unit: str = ""
 
 
-class Anomaly(_Part, tag="anomaly"):
+class Anomaly(_Part, tag="anomaly", frozen=True, kw_only=True):
     """Output: a score ([1] or [1, 1]), or a `reconstruction` of the input whose mean squared error is the score.
 
     A window is anomalous when its score exceeds `threshold`.
@@ -108,14 +108,14 @@ class Anomaly(_Part, tag="anomaly"):
     output: Literal["score", "reconstruction"] = "score"
 
 
-class FileEntry(_Part):
+class FileEntry(_Part, frozen=True, kw_only=True):
     """What a file of the folder must be."""
 
     sha256: Sha256
     bytes: Annotated[int, Meta(ge=0)]
 
 
-class NeoFiles(_Part):
+class NeoFiles(_Part, frozen=True, kw_only=True):
     """The three files of a Neo artifact that the graph executor loads."""
 
     graph: FileName
@@ -123,7 +123,7 @@ class NeoFiles(_Part):
     library: FileName
 
 
-class Golden(_Part):
+class Golden(_Part, frozen=True, kw_only=True):
     """Golden vectors: an .npz with `inputs/<name>` and `outputs/<name>`, each [cases, *shape]."""
 
     file: FileName
@@ -131,7 +131,7 @@ class Golden(_Part):
     atol: Annotated[float, Meta(ge=0)] = 1e-5
 
 
-class Build(_Part):
+class Build(_Part, frozen=True, kw_only=True):
     """How an artifact was made: for which target, from which bytes, by which tools."""
 
     target: str
@@ -141,7 +141,7 @@ class Build(_Part):
     tools: dict[str, str]
 
 
-class Data(_Part):
+class Data(_Part, frozen=True, kw_only=True):
     """Where the training data come from and under which licence."""
 
     name: str
@@ -150,7 +150,7 @@ class Data(_Part):
     note: str = ""
 
 
-class Manifest(_Part):
+class Manifest(_Part, frozen=True, kw_only=True):
     """A model folder, described. `files` lists every file that may be read, with its digest."""
 
     schema: Literal["lisiere.model/1"]

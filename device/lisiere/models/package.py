@@ -99,15 +99,12 @@ def write_manifest(manifest: Manifest, file: Path) -> Manifest:
     if absent:
         raise Rejected(f"{file.parent} lacks {', '.join(absent)}, which the manifest refers to.")
     entries = {
-        name: FileEntry(sha256=_sha256(file.parent / name), bytes=(file.parent / name).stat().st_size)
-        for name in names
+        name: FileEntry(sha256=_sha256(file.parent / name), bytes=(file.parent / name).stat().st_size) for name in names
     }
     sealed = msgspec.structs.replace(manifest, files=entries)
     _check_meaning(sealed, file)
     document = msgspec.to_builtins(sealed)
-    file.write_text(
-        yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8"
-    )
+    file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
     return sealed
 
 
@@ -140,9 +137,7 @@ def _check_meaning(manifest: Manifest, file: Path) -> None:
     spec, how, task = manifest.inputs[0], manifest.input, manifest.task
     if isinstance(how, ImageInput):
         if len(spec.shape) != 4 or spec.shape[0] != 1:
-            raise Rejected(
-                f"{file}: an image input has the shape [1, …] with four numbers, not {list(spec.shape)}."
-            )
+            raise Rejected(f"{file}: an image input has the shape [1, …] with four numbers, not {list(spec.shape)}.")
         channels = spec.shape[1] if how.layout == "NCHW" else spec.shape[3]
         expected = 1 if how.colour == "gray" else 3
         if channels != expected:
@@ -165,9 +160,7 @@ def _check_meaning(manifest: Manifest, file: Path) -> None:
     if missing:
         raise Rejected(f"{file} refers to {', '.join(missing)} without listing its digest under `files`.")
     if manifest.onnx is None and manifest.neo is None:
-        raise Rejected(
-            f"{file} names neither an `onnx` file nor the `neo` files, so there is nothing to run."
-        )
+        raise Rejected(f"{file} names neither an `onnx` file nor the `neo` files, so there is nothing to run.")
 
 
 def _check_output(manifest: Manifest, file: Path) -> None:
@@ -195,14 +188,10 @@ def _check_files(manifest: Manifest, file: Path) -> None:
     for name, entry in manifest.files.items():
         target = file.parent / name
         if target.is_symlink() or not target.is_file():
-            raise Rejected(
-                f"{file} lists {name}, but the folder has no such file. Copy the model again, whole."
-            )
+            raise Rejected(f"{file} lists {name}, but the folder has no such file. Copy the model again, whole.")
         size = target.stat().st_size
         if size != entry.bytes:
-            raise Rejected(
-                f"{target} has {size} bytes, but {file.name} says {entry.bytes}. Copy the model again."
-            )
+            raise Rejected(f"{target} has {size} bytes, but {file.name} says {entry.bytes}. Copy the model again.")
         if _sha256(target) != entry.sha256:
             raise Rejected(f"The SHA-256 of {target} is not what {file.name} says. Copy the model again.")
 

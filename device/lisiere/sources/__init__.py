@@ -1,0 +1,1 @@
+"""Sources: what yields Frames or Readings. One file a kind."""

@@ -1,0 +1,1 @@
+"""Sync: from the spool to the subscriber, over a transport."""

@@ -1,0 +1,1 @@
+"""Tasks: from a frame or window to tensors, and from tensors to a result."""

@@ -70,10 +70,10 @@ class ImagePreprocess:
         if not 0 < image.shape[0] * image.shape[1] <= MAX_PIXELS:
             raise Rejected(f"A frame of {image.shape[1]}x{image.shape[0]} pixels cannot be used.")
         colour = self._colours[3 if image.ndim == 3 else 1, self._how.colour]
-        fitted = self._fit(image)
+        fitted: NDArray[np.uint8] = self._fit(image)
         # After the resize: fewer pixels to convert.
         if colour is not None:
-            fitted = self._cv2.cvtColor(fitted, colour)
+            fitted = np.asarray(self._cv2.cvtColor(fitted, colour), np.uint8)
         return self._tensor(fitted)
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -98,9 +98,7 @@ class ImagePreprocess:
     def _resize(self, image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
         if image.shape[1] == width and image.shape[0] == height:
             return image
-        resized: NDArray[np.uint8] = self._cv2.resize(
-            image, (width, height), interpolation=self._interpolation
-        )
+        resized: NDArray[np.uint8] = self._cv2.resize(image, (width, height), interpolation=self._interpolation)
         return resized
 
     def _tensor(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:

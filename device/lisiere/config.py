@@ -1,0 +1,274 @@
+"""The configuration: one JSON-able document, validated once into frozen structs.
+
+The same document stands in a YAML file, in a recipe's DefaultConfiguration and in an update. Scalars may come as strings
+(nucleus lite sends "5" for 5). Every error names its path, and unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct, field
+
+from lisiere.errors import ConfigError, Rejected
+from lisiere.models.package import find_manifest
+
+CONFIG_MAX_BYTES = 1 << 20
+TOPIC_MAX_BYTES = 256  # AWS IoT Core's limits
+TOPIC_MAX_SLASHES = 7
+
+# A level of a topic: no separator, no wildcard, no `$`.
+Level = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
+Seconds = Annotated[float, Meta(gt=0, le=1e6)]
+
+
+class _Part(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What all parts share: unknown keys are errors. Type checkers want the rest said at each class."""
+
+
+class CameraSource(_Part, tag="camera", frozen=True, kw_only=True):
+    """A camera that OpenCV opens: `device` (a V4L2 path such as /dev/video0) or `url` (rtsp:// or http://)."""
+
+    device: str | None = None
+    url: str | None = None
+    fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    width: Annotated[int, Meta(ge=16, le=16384)] | None = None
+    height: Annotated[int, Meta(ge=16, le=16384)] | None = None
+
+
+class VideoSource(_Part, tag="video", frozen=True, kw_only=True):
+    """A video file, at its own frame rate unless `fps` says otherwise (0: as fast as it can)."""
+
+    path: str
+    fps: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    loop: bool = False
+
+
+class ImagesSource(_Part, tag="images", frozen=True, kw_only=True):
+    """A folder of images in the order of their names; `fps` 0 means as fast as it can."""
+
+    path: str
+    fps: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    loop: bool = False
+
+
+class CsvSource(_Part, tag="csv", frozen=True, kw_only=True):
+    """A CSV file with a header, replayed by its own time stamps.
+
+    Attributes:
+        time: the column of time stamps (ISO 8601, or seconds since 1970).
+        columns: channel -> column, where the names differ.
+        speed: how many recorded seconds pass in one; 0 means as fast as it can.
+    """
+
+    path: str
+    time: str = "time"
+    columns: dict[str, str] = field(default_factory=dict)
+    speed: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class SocketSource(_Part, tag="socket", frozen=True, kw_only=True):
+    """Lines of JSON on a socket that the device listens on: `unix:/path` or `tcp:HOST:PORT`.
+
+    A line is `{"ts": …, "<channel>": number}`, or with `step_s` and lists of numbers for many rows at once.
+    """
+
+    listen: Annotated[str, Meta(pattern=r"^(unix:.+|tcp:[^:]+:\d{1,5})$")]
+
+
+Source = CameraSource | VideoSource | ImagesSource | CsvSource | SocketSource
+
+
+class QueueConfig(_Part, frozen=True, kw_only=True):
+    """Between source and model: `latest` drops the oldest when full, `all` makes the source wait."""
+
+    policy: Literal["latest", "all"] = "latest"
+    size: Annotated[int, Meta(ge=1, le=100_000)] = 8
+
+
+class PipelineConfig(_Part, frozen=True, kw_only=True):
+    """One source through one model to one topic."""
+
+    name: Level
+    source: Source
+    model: str
+    backend: Literal["auto", "dlr", "graph", "onnx"] = "auto"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    queue: QueueConfig = field(default_factory=QueueConfig)
+
+
+class TlsConfig(_Part, frozen=True, kw_only=True):
+    """TLS to the broker: the CA that signed it, and the device's own certificate and key for mutual TLS."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+class MqttConfig(_Part, tag="mqtt", frozen=True, kw_only=True):
+    """Direct MQTT 3.1.1 to a broker.
+
+    Attributes:
+        password_file: the file that holds the password; passwords stay out of configurations.
+        window: how many unacknowledged messages may be under way.
+        ack_timeout_s: a PUBACK that takes longer means that the connection is dead.
+    """
+
+    host: Annotated[str, Meta(min_length=1)]
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    client_id: Annotated[str, Meta(max_length=128)] | None = None
+    username: str | None = None
+    password_file: str | None = None
+    tls: TlsConfig | None = None
+    keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 30
+    connect_timeout_s: Seconds = 5.0
+    ack_timeout_s: Seconds = 20.0
+    window: Annotated[int, Meta(ge=1, le=100)] = 16
+
+
+class SpoolConfig(_Part, frozen=True, kw_only=True):
+    """Where results wait on disk, and how many may. Beyond that the oldest go, with a gap record.
+
+    Attributes:
+        linger_ms: how long the first result of a batch waits for others before the commit.
+    """
+
+    path: str = "spool"
+    max_rows: Annotated[int, Meta(ge=100)] = 1_000_000
+    max_mb: Annotated[float, Meta(gt=0)] = 512.0
+    linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 5.0
+
+
+class Config(_Part, frozen=True, kw_only=True):
+    """The whole configuration. Without a `transport` results stay in the spool and nothing is sent."""
+
+    device: Level
+    pipelines: Annotated[tuple[PipelineConfig, ...], Meta(min_length=1, max_length=64)]
+    transport: MqttConfig | None = None
+    topic_prefix: Annotated[str, Meta(pattern=r"^[^/+#$\x00][^+#\x00]*$")] = "lisiere"
+    spool: SpoolConfig = field(default_factory=SpoolConfig)
+    health_interval_s: Seconds = 30.0
+    metrics_interval_s: Seconds = 30.0
+    stop_drain_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+
+
+def load_config(file: Path) -> Config:
+    """Read, validate and resolve a configuration file (YAML or JSON).
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    try:
+        if file.stat().st_size > CONFIG_MAX_BYTES:
+            raise ConfigError(f"{file} is larger than {CONFIG_MAX_BYTES} bytes.")
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+    return parse_config(document, file.resolve().parent)
+
+
+def parse_config(document: Any, base: Path) -> Config:
+    """Validate a document into a Config whose paths are absolute.
+
+    Args:
+        document: what YAML or JSON gave.
+        base: the folder that relative paths start from.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    try:
+        config = msgspec.convert(document, Config, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        raise ConfigError(f"{message}.", path.rstrip("`") or "$") from error
+    config = _resolve(config, base)
+    _check_names(config)
+    _check_topics(config)
+    for index, pipeline in enumerate(config.pipelines):
+        _check_source(pipeline.source, f"$.pipelines[{index}].source")
+        try:
+            find_manifest(Path(pipeline.model))
+        except Rejected as error:
+            raise ConfigError(str(error), f"$.pipelines[{index}].model") from error
+    if config.transport is not None and config.transport.tls is not None:
+        _check_tls(config.transport.tls)
+    return config
+
+
+def _resolve(config: Config, base: Path) -> Config:
+    """Make every path absolute, so that nothing later depends on the working directory."""
+
+    def absolute(path: str) -> str:
+        return str(base / Path(path).expanduser())
+
+    replace = msgspec.structs.replace
+    pipelines = []
+    for pipeline in config.pipelines:
+        source = pipeline.source
+        if isinstance(source, VideoSource | ImagesSource | CsvSource):
+            source = replace(source, path=absolute(source.path))
+        elif isinstance(source, SocketSource) and source.listen.startswith("unix:"):
+            source = replace(source, listen="unix:" + absolute(source.listen.removeprefix("unix:")))
+        pipelines.append(replace(pipeline, source=source, model=absolute(pipeline.model)))
+    transport = config.transport
+    if transport is not None:
+        if transport.password_file is not None:
+            transport = replace(transport, password_file=absolute(transport.password_file))
+        if transport.tls is not None:
+            given = {key: getattr(transport.tls, key) for key in ("ca", "certificate", "key")}
+            paths = {key: absolute(path) for key, path in given.items() if path is not None}
+            transport = replace(transport, tls=replace(transport.tls, **paths))
+    spool = replace(config.spool, path=absolute(config.spool.path))
+    return replace(config, pipelines=tuple(pipelines), transport=transport, spool=spool)
+
+
+def _check_names(config: Config) -> None:
+    seen: set[str] = set()
+    for index, pipeline in enumerate(config.pipelines):
+        if pipeline.name in seen:
+            raise ConfigError(f"Two pipelines are called {pipeline.name!r}.", f"$.pipelines[{index}].name")
+        seen.add(pipeline.name)
+
+
+def _check_topics(config: Config) -> None:
+    """The longest topic of each pipeline must be within AWS IoT Core's limits."""
+    for index, pipeline in enumerate(config.pipelines):
+        topic = f"{config.topic_prefix}/v1/{config.device}/backlog/{pipeline.name}"
+        if len(topic.encode()) > TOPIC_MAX_BYTES:
+            raise ConfigError(
+                f"The topic {topic[:40]}… has {len(topic.encode())} bytes; {TOPIC_MAX_BYTES} are allowed.",
+                f"$.pipelines[{index}].name",
+            )
+        if topic.count("/") > TOPIC_MAX_SLASHES:
+            raise ConfigError(
+                f"The topic {topic} has {topic.count('/')} slashes; {TOPIC_MAX_SLASHES} are allowed.",
+                "$.topic_prefix",
+            )
+
+
+def _check_source(source: Source, path: str) -> None:
+    if isinstance(source, CameraSource):
+        if (source.device is None) == (source.url is None):
+            raise ConfigError("A camera has either a `device` or a `url`.", path)
+        if source.url is not None and not re.match(r"^(rtsps?|https?)://", source.url):
+            raise ConfigError("A camera's `url` starts with rtsp:// or http://.", f"{path}.url")
+    elif isinstance(source, SocketSource) and source.listen.startswith("tcp:"):
+        port = int(source.listen.rpartition(":")[2])
+        if port > 65535:
+            raise ConfigError(f"{port} is not a TCP port.", f"{path}.listen")
+
+
+def _check_tls(tls: TlsConfig) -> None:
+    if (tls.certificate is None) != (tls.key is None):
+        raise ConfigError("`certificate` and `key` go together.", "$.transport.tls")
+    for key in ("ca", "certificate", "key"):
+        path = getattr(tls, key)
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"There is no file {path}.", f"$.transport.tls.{key}")
