@@ -1,7 +1,7 @@
 """The configuration: one JSON-able document, validated once into frozen structs.
 
-The same document stands in a YAML file, in a recipe's DefaultConfiguration and in an update. Scalars may come as strings
-(nucleus lite sends "5" for 5). Every error names its path, and unknown keys are errors.
+The same document stands in a YAML file, in a recipe's DefaultConfiguration and in an update. Scalars may come as
+strings (nucleus lite sends "5" for 5). Every error names its path, and unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -84,10 +84,14 @@ Source = CameraSource | VideoSource | ImagesSource | CsvSource | SocketSource
 
 
 class QueueConfig(_Part, frozen=True, kw_only=True):
-    """Between source and model: `latest` drops the oldest when full, `all` makes the source wait."""
+    """Between source and model: `latest` drops the oldest when full, `all` makes the source wait.
 
-    policy: Literal["latest", "all"] = "latest"
-    size: Annotated[int, Meta(ge=1, le=100_000)] = 8
+    A live camera keeps the `latest` 2 frames unless told otherwise; every other source `all`, 64 frames or 1,024
+    readings of them.
+    """
+
+    policy: Literal["latest", "all"] | None = None
+    size: Annotated[int, Meta(ge=1, le=100_000)] | None = None
 
 
 class PipelineConfig(_Part, frozen=True, kw_only=True):
@@ -144,7 +148,12 @@ class SpoolConfig(_Part, frozen=True, kw_only=True):
 
 
 class Config(_Part, frozen=True, kw_only=True):
-    """The whole configuration. Without a `transport` results stay in the spool and nothing is sent."""
+    """The whole configuration. Without a `transport` results stay in the spool and nothing is sent.
+
+    Attributes:
+        retry_max_s: the longest wait before a camera or the broker is tried again; waits start at 1 s and double.
+        stop_drain_s: how long a clean stop goes on delivering before it leaves the rest on disk.
+    """
 
     device: Level
     pipelines: Annotated[tuple[PipelineConfig, ...], Meta(min_length=1, max_length=64)]
@@ -153,6 +162,7 @@ class Config(_Part, frozen=True, kw_only=True):
     spool: SpoolConfig = field(default_factory=SpoolConfig)
     health_interval_s: Seconds = 30.0
     metrics_interval_s: Seconds = 30.0
+    retry_max_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     stop_drain_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
 

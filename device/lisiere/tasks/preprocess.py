@@ -98,8 +98,8 @@ class ImagePreprocess:
     def _resize(self, image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
         if image.shape[1] == width and image.shape[0] == height:
             return image
-        resized: NDArray[np.uint8] = self._cv2.resize(image, (width, height), interpolation=self._interpolation)
-        return resized
+        resized = self._cv2.resize(image, (width, height), interpolation=self._interpolation)
+        return np.asarray(resized, np.uint8)
 
     def _tensor(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         values: NDArray[Any] = pixels if pixels.ndim == 3 else pixels[:, :, None]

@@ -1,0 +1,388 @@
+"""The spool's store: SQLite in WAL mode, one writer thread, group commit.
+
+A result is accepted when its commit is on disk (`synchronous=FULL`), and leaves only when the broker has
+acknowledged it or when the bound on rows or bytes evicts it, which a gap record then says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from lisiere.clock import Clock, rfc3339
+from lisiere.config import SpoolConfig
+from lisiere.errors import Permanent, Rejected, Retryable
+
+FILE_NAME = "spool.db"
+SCHEMA_VERSION = 1
+BODY_MAX_BYTES = 120_000  # within AWS IoT Core's 128 KB once the envelope's identity is added
+_BATCH_ROWS = 512
+_PENDING_ROWS = 2048
+_EVICT_ROWS = 256  # evict in lots, so that gap records stay few
+_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One accepted message that waits."""
+
+    seq: int
+    kind: str
+    pipeline: str
+    accepted_ts: float
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Where the results of one pipeline went, over the whole life of the spool."""
+
+    accepted: int = 0
+    acknowledged: int = 0
+    evicted: int = 0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What the writer has yet to commit."""
+
+    rows: list[tuple[str, str, float, bytes]] = field(default_factory=list)
+    acknowledged: list[int] = field(default_factory=list)
+
+
+def database_file(folder: Path) -> Path:
+    """Return the path of the database in a spool's folder."""
+    return folder / FILE_NAME
+
+
+class Spool:
+    """The writing end. `append` and `acknowledge` may be called from any thread; one thread writes.
+
+    Args:
+        config: where, how many rows and bytes, how long a batch may wait.
+        clock: for the stamps of acceptance.
+        on_commit: called by the writer after each commit that added rows, with the highest seq on disk.
+
+    Raises:
+        Permanent: the database cannot be opened, is damaged, or was made by a newer version.
+    """
+
+    def __init__(self, config: SpoolConfig, clock: Clock, on_commit: Callable[[int], None] | None = None) -> None:
+        self._config = config
+        self._clock = clock
+        self._on_commit = on_commit
+        self._folder = Path(config.path)
+        self._changed = threading.Condition()
+        self._pending = _Pending()
+        self._writing = False
+        self._closing = False
+        self._failure: str | None = None
+        self._wake = threading.Event()
+        self._pause = threading.Event()  # set by close(), so that a waiting writer does not hold it up
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._db = _open(database_file(self._folder))
+            self.epoch = _epoch(self._db)
+            self._seq = _highest(self._db)
+            found = self._db.execute("SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM queue").fetchone()
+            self._rows, self._bytes = int(found[0]), int(found[1])
+        except (OSError, sqlite3.Error) as error:
+            raise Permanent(
+                f"The spool {database_file(self._folder)} cannot be used: {error}. Move the folder away to start a "
+                "new one."
+            ) from error
+        self._committed = self._seq
+        self._thread = threading.Thread(target=self._write, name="spool-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def committed(self) -> int:
+        """The highest seq that is on disk."""
+        return self._committed
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait to be acknowledged."""
+        return self._rows
+
+    @property
+    def bytes_waiting(self) -> int:
+        """How many bytes of bodies wait."""
+        return self._bytes
+
+    @property
+    def failure(self) -> str | None:
+        """Why commits fail at present, or None."""
+        return self._failure
+
+    def append(self, pipeline: str, body: bytes, timeout: float | None = None) -> None:
+        """Hand over one result. It is accepted once committed; `flush` waits for that.
+
+        Args:
+            pipeline: the pipeline's name.
+            body: a JSON object, the envelope without identity; at most 120,000 bytes.
+            timeout: seconds to wait while the writer is behind; None waits for as long as the spool is open.
+
+        Raises:
+            Rejected: the body is too large for a message.
+            Retryable: the writer stayed behind (a full or failing disk) or the spool is closed. Nothing was taken.
+        """
+        if len(body) > BODY_MAX_BYTES:
+            raise Rejected(f"A result of {len(body)} bytes cannot be sent; {BODY_MAX_BYTES} is the limit.")
+        row = ("result", pipeline, self._clock.now(), body)
+        with self._changed:
+            if len(self._pending.rows) >= _PENDING_ROWS or self._closing:
+                self._changed.wait_for(lambda: len(self._pending.rows) < _PENDING_ROWS or self._closing, timeout)
+                if len(self._pending.rows) >= _PENDING_ROWS or self._closing:
+                    raise Retryable(f"The spool takes nothing: {self._failure or 'it is closed or too slow'}.")
+            self._pending.rows.append(row)
+            count = len(self._pending.rows)
+        # The writer lingers for a batch, so it needs to hear of the first row and of a full batch only.
+        if count == 1 or count == _BATCH_ROWS:
+            self._wake.set()
+
+    def acknowledge(self, seqs: Iterable[int]) -> None:
+        """Let go of rows that the broker has acknowledged; they are deleted with the next commit."""
+        with self._changed:
+            self._pending.acknowledged.extend(seqs)
+        self._wake.set()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that was handed over is on disk; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(self._idle, timeout)
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Commit what is pending and close the file; return whether everything handed over is on disk."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._pause.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        return not self._pending.rows and not self._writing
+
+    def _idle(self) -> bool:
+        return not (self._pending.rows or self._pending.acknowledged or self._writing)
+
+    def _write(self) -> None:
+        """The writer thread: gather, commit, tell; again when the disk refuses."""
+        linger = self._config.linger_ms / 1000
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if not self._closing and linger and len(self._pending.rows) < _BATCH_ROWS:
+                self._wake.wait(linger)
+            with self._changed:
+                pending, self._pending = self._pending, _Pending()
+                self._writing = bool(pending.rows or pending.acknowledged)
+                closing = self._closing
+            refused = self._writing and not self._commit(pending)
+            if closing:  # nothing is added after closing, so one batch was all, and a refusing disk gets no more
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.close()
+                return
+            if refused:
+                self._pause.wait(_RETRY_S)
+                self._wake.set()
+
+    def _commit(self, pending: _Pending) -> bool:
+        """Commit one batch and return whether the disk took it; if not, it is pending again, at the head."""
+        try:
+            seq, rows, size = self._apply(pending)
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            with self._changed:
+                self._failure = f"{database_file(self._folder)} refuses to commit: {error}"
+                self._pending.rows[:0] = pending.rows
+                self._pending.acknowledged[:0] = pending.acknowledged
+                self._writing = False
+            return False
+        with self._changed:
+            added = seq > self._seq
+            self._seq = self._committed = seq
+            self._rows, self._bytes = rows, size
+            self._failure = None
+            self._writing = False
+            self._changed.notify_all()
+            if self._pending.rows or self._pending.acknowledged:
+                self._wake.set()
+        if added and self._on_commit is not None:
+            self._on_commit(seq)
+        return True
+
+    def _apply(self, pending: _Pending) -> tuple[int, int, int]:
+        """Write one batch in one transaction; return the highest seq, the rows and the bytes that then wait."""
+        seq, rows, size, db = self._seq, self._rows, self._bytes, self._db
+        db.execute("BEGIN IMMEDIATE")
+        if pending.acknowledged:
+            gone, freed = self._delete(pending.acknowledged)
+            rows, size = rows - gone, size - freed
+        if pending.rows:
+            numbered = [(seq + 1 + at, *row) for at, row in enumerate(pending.rows)]
+            db.executemany("INSERT INTO queue VALUES (?, ?, ?, ?, ?)", numbered)
+            _count(db, "accepted", Counter(row[1] for row in pending.rows))
+            seq += len(numbered)
+            rows, size = rows + len(numbered), size + sum(len(row[3]) for row in pending.rows)
+            limit = int(self._config.max_mb * 1e6)
+            if rows > self._config.max_rows or size > limit:
+                seq, rows, size = self._evict(seq, rows, size, limit)
+        db.execute("COMMIT")
+        return seq, rows, size
+
+    def _delete(self, seqs: list[int]) -> tuple[int, int]:
+        """Delete acknowledged rows; return how many there were and how many bytes they held."""
+        done: Counter[str] = Counter()
+        gone = freed = 0
+        for seq in seqs:
+            found = self._db.execute(
+                "DELETE FROM queue WHERE seq = ? RETURNING kind, pipeline, LENGTH(body)", (seq,)
+            ).fetchall()
+            for kind, pipeline, length in found:
+                gone, freed = gone + 1, freed + length
+                if kind == "result":
+                    done[pipeline] += 1
+        _count(self._db, "acknowledged", done)
+        return gone, freed
+
+    def _evict(self, seq: int, rows: int, size: int, limit: int) -> tuple[int, int, int]:
+        """Make room by the oldest results, in lots, and write down what went as one gap record.
+
+        Gap records themselves stay: they are what makes an eviction more than a loss.
+        """
+        evicted: Counter[str] = Counter()
+        ranges: list[list[int]] = []
+        span: list[float] = []
+        while rows >= self._config.max_rows or size > limit:
+            lot = self._db.execute(
+                "DELETE FROM queue WHERE seq IN (SELECT seq FROM queue WHERE kind = 'result' ORDER BY seq LIMIT ?) "
+                "RETURNING seq, pipeline, accepted_ts, LENGTH(body)",
+                (_EVICT_ROWS if rows > _EVICT_ROWS else 1,),
+            ).fetchall()
+            if not lot:
+                break
+            for number, pipeline, ts, length in sorted(lot):
+                rows, size = rows - 1, size - length
+                evicted[pipeline] += 1
+                span.append(ts)
+                if ranges and ranges[-1][1] == number - 1:
+                    ranges[-1][1] = number
+                else:
+                    ranges.append([number, number])
+        _count(self._db, "evicted", evicted)
+        now = self._clock.now()
+        body = msgspec.json.encode(
+            {
+                "ts": rfc3339(now),
+                "reason": "spool_full",
+                "ranges": ranges,
+                "counts": dict(evicted),
+                "first_ts": rfc3339(min(span)),
+                "last_ts": rfc3339(max(span)),
+            }
+        )
+        seq += 1
+        self._db.execute("INSERT INTO queue VALUES (?, 'gap', '', ?, ?)", (seq, now, body))
+        return seq, rows + 1, size + len(body)
+
+
+class SpoolReader:
+    """The reading end, for one thread: what waits, in order, and the counts. Sees only what is committed.
+
+    Args:
+        folder: the spool's folder.
+
+    Raises:
+        Permanent: there is no readable spool.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = database_file(folder)
+        try:
+            self._db = sqlite3.connect(
+                f"{file.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
+            _check_version(self._db, file)
+        except sqlite3.Error as error:
+            raise Permanent(f"There is no readable spool at {file}: {error}.") from error
+
+    @property
+    def epoch(self) -> str:
+        """The random id made with the spool."""
+        found: str = self._db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
+        return found
+
+    @property
+    def highest(self) -> int:
+        """The highest seq ever given."""
+        return _highest(self._db)
+
+    def after(self, seq: int, limit: int, up_to: int | None = None) -> list[Row]:
+        """Return at most `limit` rows with a seq above `seq` (and at most `up_to`), in order."""
+        found = self._db.execute(
+            "SELECT seq, kind, pipeline, accepted_ts, body FROM queue WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+            (seq, up_to if up_to is not None else 2**62, limit),
+        )
+        return [Row(*row) for row in found]
+
+    def counts(self) -> dict[str, Counts]:
+        """Return where the results went, by pipeline."""
+        rows = self._db.execute("SELECT pipeline, accepted, acknowledged, evicted FROM counts ORDER BY pipeline")
+        return {pipeline: Counts(*numbers) for pipeline, *numbers in rows}
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many results wait, by pipeline."""
+        return dict(
+            self._db.execute("SELECT pipeline, COUNT(*) FROM queue WHERE kind = 'result' GROUP BY pipeline").fetchall()
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA busy_timeout = 5000")
+    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+        script = resources.files("lisiere.spool").joinpath(f"schema_v{SCHEMA_VERSION}.sql").read_text("utf-8")
+        db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    _check_version(db, file)
+    return db
+
+
+def _check_version(db: sqlite3.Connection, file: Path) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        raise Permanent(f"{file} has the schema version {version}; this release reads version {SCHEMA_VERSION}.")
+
+
+def _epoch(db: sqlite3.Connection) -> str:
+    db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(8),))
+    found: str = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
+    return found
+
+
+def _highest(db: sqlite3.Connection) -> int:
+    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'queue'").fetchone()
+    return int(found[0]) if found else 0
+
+
+def _count(db: sqlite3.Connection, column: str, numbers: Counter[str]) -> None:
+    db.executemany(
+        f"INSERT INTO counts (pipeline, {column}) VALUES (?, ?) "  # noqa: S608 - one of three names above
+        f"ON CONFLICT (pipeline) DO UPDATE SET {column} = {column} + excluded.{column}",
+        list(numbers.items()),
+    )

@@ -1,0 +1,243 @@
+"""The drain: from the spool to the broker, and out of the spool on its PUBACK.
+
+At most `window` messages are unacknowledged. Live results go first, on `result/…`; what waited out an outage follows
+beside them on `backlog/…`, with a share of the window of its own, so that neither starves.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from lisiere import __version__
+from lisiere.clock import Clock, rfc3339
+from lisiere.errors import Retryable
+from lisiere.spool import Row, Spool, SpoolReader
+from lisiere.sync.envelope import StatusMessage, seal
+from lisiere.sync.topics import Topics
+from lisiere.sync.transports import Acked, Event, Lost, Transport, Will
+
+_FETCH_ROWS = 64
+_STATUS = -1  # stands for the status message among the seqs under way
+_FAREWELL_S = 2.0
+
+
+class Drain:
+    """Delivers a spool. `run` is one connection's life; the supervisor runs it again.
+
+    Args:
+        device: the device's name.
+        spool: what to deliver.
+        open_reader: makes the drain's own reading end of the spool.
+        open_transport: makes a fresh transport for each connection.
+        window: how many messages may be unacknowledged.
+        ack_timeout_s: a message unacknowledged for longer means that the connection is dead.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        topics: Topics,
+        spool: Spool,
+        open_reader: Callable[[], SpoolReader],
+        open_transport: Callable[[], Transport],
+        clock: Clock,
+        window: int = 16,
+        ack_timeout_s: float = 20.0,
+    ) -> None:
+        self._device = device
+        self._topics = topics
+        self._spool = spool
+        self._open_reader = open_reader
+        self._open_transport = open_transport
+        self._clock = clock
+        self._window = window
+        self._ack_timeout = ack_timeout_s
+        self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._connection: _Connection | None = None
+        self._finishing = False
+        self._stopping = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether a broker has accepted the connection."""
+        return self._connection is not None
+
+    def committed(self, _seq: int) -> None:
+        """Hear from the spool that rows are on disk."""
+        self._inbox.put(None)
+
+    def send(self, topic: str, payload: bytes) -> bool:
+        """Send what is worth something only now (health, metrics), QoS 0; return whether it was handed over."""
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            connection.transport.publish(topic, payload, qos=0)
+        except Retryable:
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Deliver what the spool holds, then end."""
+        self._finishing = True
+        self._inbox.put(None)
+
+    def stop(self) -> None:
+        """End now; what is not acknowledged stays in the spool."""
+        self._stopping = True
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        """Connect and deliver until told to end.
+
+        Raises:
+            Retryable: the broker cannot be reached, went away, or does not acknowledge.
+            Permanent: the transport's configuration cannot work.
+        """
+        if self._stopping or (self._finishing and self._spool.waiting == 0):
+            return
+        self._inbox = inbox = queue.SimpleQueue()
+        transport = self._open_transport()
+        reader = self._open_reader()
+        try:
+            transport.connect(Will(self._topics.status, self._status("offline")), inbox.put)
+            connection = _Connection(self, transport, reader)
+            connection.publish_status(self._status("online"))
+            self._connection = connection
+            while not self._stopping and not (self._finishing and self._spool.waiting == 0):
+                connection.fill()
+                connection.take(connection.next_events(inbox))
+            connection.farewell(inbox, self._status("stopped"))
+        finally:
+            self._connection = None
+            transport.close()
+            reader.close()
+
+    def _status(self, state: Literal["online", "offline", "stopped"]) -> bytes:
+        return msgspec.json.encode(
+            StatusMessage(
+                device=self._device,
+                state=state,
+                epoch=self._spool.epoch,
+                ts=rfc3339(self._clock.now()),
+                version=__version__,
+            )
+        )
+
+
+class _Connection:
+    """What is known for the length of one connection: cursors, and what is under way."""
+
+    def __init__(self, drain: Drain, transport: Transport, reader: SpoolReader) -> None:
+        self._drain = drain
+        self.transport = transport
+        self._reader = reader
+        # Whatever is on disk by now has waited out an outage or a restart.
+        self._boundary = self._live = drain._spool.committed
+        self._backlog_at = 0
+        self._backlog: deque[Row] = deque()
+        self._backlog_done = False
+        self._under_way: dict[int, tuple[int, float]] = {}  # token -> (seq, when it was sent), oldest first
+        self._backlog_under_way = 0
+
+    def fill(self) -> None:
+        """Publish as much as the window allows: live first, but always some backlog."""
+        window = self._drain._window
+        reserve = 0 if self._backlog_done else max(1, window // 4) - self._backlog_under_way
+        room = window - len(self._under_way) - max(0, reserve)
+        if room > 0 and self._drain._spool.committed > self._live:
+            for row in self._reader.after(self._live, room):
+                self._publish(row, replay=False)
+                self._live = row.seq
+        while not self._backlog_done and len(self._under_way) < window:
+            row_or_none = self._next_backlog()
+            if row_or_none is None:
+                break
+            self._publish(row_or_none, replay=True)
+
+    def next_events(self, inbox: queue.SimpleQueue[Event | None]) -> list[Event]:
+        """Wait for something to happen, and return all that has.
+
+        Raises:
+            Retryable: nothing has been acknowledged for too long.
+        """
+        clock, timeout = self._drain._clock, self._drain._ack_timeout
+        events: list[Event | None] = []
+        wait = timeout
+        if self._under_way:
+            _, sent = next(iter(self._under_way.values()))
+            wait = sent + timeout - clock.monotonic()
+            if wait <= 0 and inbox.empty():
+                raise Retryable(f"The broker has not acknowledged a message for {timeout:g} s.")
+        try:
+            events.append(inbox.get(timeout=max(wait, 0.0)))
+            while True:
+                events.append(inbox.get_nowait())
+        except queue.Empty:
+            pass
+        return [event for event in events if event is not None]
+
+    def take(self, events: list[Event]) -> None:
+        """Let acknowledged rows go.
+
+        Raises:
+            Retryable: the connection was lost.
+        """
+        done: list[int] = []
+        lost: Lost | None = None
+        for event in events:
+            if isinstance(event, Acked):
+                seq, _ = self._under_way.pop(event.token, (_STATUS, 0.0))
+                if seq != _STATUS:
+                    done.append(seq)
+                    self._backlog_under_way -= seq <= self._boundary
+            else:
+                lost = event
+        if done:
+            self._drain._spool.acknowledge(done)
+        if lost is not None:
+            raise Retryable(lost.why)
+
+    def publish_status(self, payload: bytes) -> None:
+        """Publish the retained status."""
+        token = self.transport.publish(self._drain._topics.status, payload, qos=1, retain=True)
+        self._under_way[token] = (_STATUS, self._drain._clock.monotonic())
+
+    def farewell(self, inbox: queue.SimpleQueue[Event | None], payload: bytes) -> None:
+        """Say that the device stops on purpose, and wait a moment for what is under way."""
+        self.publish_status(payload)
+        clock = self._drain._clock
+        deadline = clock.monotonic() + _FAREWELL_S
+        while self._under_way and (left := deadline - clock.monotonic()) > 0:
+            try:
+                event = inbox.get(timeout=left)
+            except queue.Empty:
+                break
+            if event is not None:
+                self.take([event])
+
+    def _next_backlog(self) -> Row | None:
+        if not self._backlog:
+            rows = self._reader.after(self._backlog_at, _FETCH_ROWS, self._boundary)
+            if not rows:
+                self._backlog_done = True
+                return None
+            self._backlog_at = rows[-1].seq
+            self._backlog.extend(rows)
+        return self._backlog.popleft()
+
+    def _publish(self, row: Row, replay: bool) -> None:
+        drain = self._drain
+        if row.kind == "gap":
+            topic = drain._topics.gap
+        else:
+            topic = drain._topics.backlog(row.pipeline) if replay else drain._topics.result(row.pipeline)
+        payload = seal(row, drain._device, drain._spool.epoch, drain._clock.now(), replay)
+        token = self.transport.publish(topic, payload)
+        self._under_way[token] = (row.seq, drain._clock.monotonic())
+        self._backlog_under_way += replay

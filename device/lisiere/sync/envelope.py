@@ -1,0 +1,223 @@
+"""The messages that leave the device, as docs/contract has them.
+
+A result's body is encoded once, when it is made, and stored so; what is only known later (its seq, when it is
+published, whether it is a replay) is put around those bytes when they leave.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from lisiere.clock import TsQuality, rfc3339
+from lisiere.spool import Row
+
+RESULT_SCHEMA = "lisiere.result/1"
+GAP_SCHEMA = "lisiere.gap/1"
+STATUS_SCHEMA = "lisiere.status/1"
+HEALTH_SCHEMA = "lisiere.health/1"
+METRICS_SCHEMA = "lisiere.metrics/1"
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """Which model gave a result, by which backend, and why that one."""
+
+    name: str
+    version: str
+    digest: str
+    backend: str
+    backend_why: str
+    target: str
+
+
+class Latency(Struct, frozen=True, kw_only=True):
+    """Where the time went on the device, in milliseconds."""
+
+    preprocess: float
+    infer: float
+    postprocess: float
+
+
+class WindowInfo(Struct, frozen=True, kw_only=True):
+    """The stretch of readings behind a series result."""
+
+    start: str
+    end: str
+    step_s: float
+    n: int
+    coverage: float
+    imputed: int
+
+
+class LabelScore(Struct, frozen=True):
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+class ClassificationBody(Struct, frozen=True, kw_only=True):
+    """The best label, and the best few in order."""
+
+    label: str
+    score: float
+    top: list[LabelScore]
+
+
+class ForecastingBody(Struct, frozen=True, kw_only=True):
+    """Quantiles of the values to come, one number an element of `horizon`."""
+
+    horizon: list[str]
+    quantiles: dict[str, list[float]]
+
+
+class AnomalyBody(Struct, frozen=True, kw_only=True):
+    """Whether the window is like what the model has learnt; `score` is null when there was no data."""
+
+    state: Literal["normal", "anomalous", "no_data"]
+    score: float | None
+    threshold: float
+
+
+Body = ClassificationBody | ForecastingBody | AnomalyBody
+
+
+class ResultBody(Struct, frozen=True, kw_only=True):
+    """A result as the spool holds it: the envelope without its identity."""
+
+    ts: str
+    ts_quality: TsQuality
+    pipeline: str
+    source: str
+    task: Literal["classification", "forecasting", "anomaly"]
+    model: ModelInfo
+    latency_ms: Latency
+    window: WindowInfo | UnsetType = UNSET
+    result: Body
+
+
+class ResultEnvelope(ResultBody, frozen=True, kw_only=True):
+    """A result as a subscriber gets it. `id` is `<device>:<epoch>:<seq>`; deduplicate by it."""
+
+    schema: Literal["lisiere.result/1"]
+    id: str
+    device: str
+    epoch: str
+    seq: int
+    published_ts: str
+    replay: bool
+
+
+class GapEnvelope(Struct, frozen=True, kw_only=True):
+    """What was evicted before it could be delivered: inclusive ranges of seq, and counts by pipeline."""
+
+    schema: Literal["lisiere.gap/1"]
+    id: str
+    device: str
+    epoch: str
+    seq: int
+    ts: str
+    reason: Literal["spool_full"]
+    ranges: list[tuple[int, int]]
+    counts: dict[str, int]
+    first_ts: str
+    last_ts: str
+    published_ts: str
+    replay: bool
+
+
+class StatusMessage(Struct, frozen=True, kw_only=True):
+    """Retained on `status`: `online` at birth, `stopped` after a clean stop, `offline` by the broker's will."""
+
+    schema: Literal["lisiere.status/1"] = STATUS_SCHEMA
+    device: str
+    state: Literal["online", "offline", "stopped"]
+    epoch: str
+    ts: str
+    version: str
+
+
+class PipelineHealth(Struct, frozen=True, kw_only=True):
+    """One pipeline: its state, and its counters since the start."""
+
+    state: Literal["starting", "running", "waiting", "failed", "ended"]
+    why: str
+    backend: str
+    counters: dict[str, int]
+
+
+class HealthMessage(Struct, frozen=True, kw_only=True):
+    """How the device is: `ok` when every pipeline runs, else `degraded`."""
+
+    schema: Literal["lisiere.health/1"] = HEALTH_SCHEMA
+    device: str
+    ts: str
+    ts_quality: TsQuality
+    state: Literal["ok", "degraded"]
+    uptime_s: float
+    pipelines: dict[str, PipelineHealth]
+    spool: dict[str, int]
+    spool_failure: str | None
+
+
+class LatencyQuantiles(Struct, frozen=True, kw_only=True):
+    """Of the whole on-device latency over the last interval, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class PipelineMetrics(Struct, frozen=True, kw_only=True):
+    """One pipeline over the last interval."""
+
+    results_per_s: float
+    latency_ms: LatencyQuantiles | None
+    queue: int
+
+
+class MetricsMessage(Struct, frozen=True, kw_only=True):
+    """Figures over the last interval of `interval_s` seconds."""
+
+    schema: Literal["lisiere.metrics/1"] = METRICS_SCHEMA
+    device: str
+    ts: str
+    interval_s: float
+    rss_mb: float | None
+    pipelines: dict[str, PipelineMetrics]
+    spool: dict[str, int]
+
+
+MESSAGES: dict[str, type[Struct]] = {
+    "result": ResultEnvelope,
+    "gap": GapEnvelope,
+    "status": StatusMessage,
+    "health": HealthMessage,
+    "metrics": MetricsMessage,
+}
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a message: one of the keys of `MESSAGES`."""
+    schema = msgspec.json.schema(MESSAGES[name])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"lisiere.{name}/1", **schema}
+
+
+def seal(row: Row, device: str, epoch: str, published: float, replay: bool) -> bytes:
+    """Put a stored body into its envelope.
+
+    Args:
+        row: a row of the spool; its body is a JSON object that is not empty.
+        device, epoch: the identity of the stream.
+        published: wall time of this publication, seconds since the epoch.
+        replay: whether the row waited out an outage.
+    """
+    schema = RESULT_SCHEMA if row.kind == "result" else GAP_SCHEMA
+    head = (
+        f'{{"schema":"{schema}","id":"{device}:{epoch}:{row.seq}","device":"{device}","epoch":"{epoch}",'
+        f'"seq":{row.seq},'
+    )
+    tail = f',"published_ts":"{rfc3339(published)}","replay":{"true" if replay else "false"}}}'
+    return head.encode() + row.body[1:-1] + tail.encode()

@@ -1,0 +1,22 @@
+"""The topics of one device, `<prefix>/v1/<device>/…`; the configuration has checked their length."""
+
+from __future__ import annotations
+
+
+class Topics:
+    """Builds the topics of one device."""
+
+    def __init__(self, prefix: str, device: str) -> None:
+        self.base = f"{prefix}/v1/{device}"
+        self.status = f"{self.base}/status"
+        self.gap = f"{self.base}/gap"
+        self.health = f"{self.base}/health"
+        self.metrics = f"{self.base}/metrics"
+
+    def result(self, pipeline: str) -> str:
+        """Where a pipeline's live results go."""
+        return f"{self.base}/result/{pipeline}"
+
+    def backlog(self, pipeline: str) -> str:
+        """Where what waited out an outage goes."""
+        return f"{self.base}/backlog/{pipeline}"

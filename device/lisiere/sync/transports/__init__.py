@@ -1,0 +1,9 @@
+"""Transports: how messages leave the device, behind one seam.
+
+A transport carries one connection: it is opened, used and closed, and a new one is made for the next try. It keeps
+nothing across connections, because the spool does.
+"""
+
+from lisiere.sync.transports.base import Acked, Event, Listener, Lost, Transport, Will
+
+__all__ = ["Acked", "Event", "Listener", "Lost", "Transport", "Will"]

@@ -1,0 +1,56 @@
+"""The seam between the drain and the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The broker has acknowledged the message with this token."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is gone; `why` is a sentence."""
+
+    why: str
+
+
+Event = Acked | Lost
+# Called from any thread; must return at once.
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says in the device's name when it vanishes: retained, QoS 1."""
+
+    topic: str
+    payload: bytes
+
+
+class Transport(Protocol):
+    """One connection, used by one thread."""
+
+    def connect(self, will: Will, listener: Listener) -> None:
+        """Connect, and return once the other end has accepted.
+
+        Raises:
+            Retryable: it is away, refuses, or does not answer in time.
+            Permanent: the configuration cannot work, such as a certificate that cannot be read.
+        """
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
+        """Send one message and return its token; for QoS 1 an `Acked` with it follows.
+
+        Raises:
+            Retryable: the connection is gone.
+        """
+
+    def close(self) -> None:
+        """Disconnect. What is not acknowledged by now never will be. Calling it twice does no harm."""

@@ -1,0 +1,105 @@
+"""An in-process transport: a broker and its network in one object, for tests and for replay."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from lisiere.errors import Retryable
+from lisiere.sync.transports.base import Acked, Listener, Lost, Will
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as the broker saw it."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+
+@dataclass
+class MemoryBroker:
+    """What connections of `MemoryTransport` reach.
+
+    Attributes:
+        messages: all that arrived, in order.
+        online: whether connecting succeeds.
+        acknowledging: whether QoS 1 messages are acknowledged; when not, they wait in `unacknowledged`.
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    online: bool = True
+    acknowledging: bool = True
+    unacknowledged: int = 0
+    most_unacknowledged: int = 0
+    connections: list[MemoryTransport] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def cut(self) -> None:
+        """Take the network away: every connection is lost, its will is published, and none is made."""
+        self.online = False
+        for connection in list(self.connections):
+            connection.drop("The network was cut.")
+
+    def restore(self) -> None:
+        """Bring the network back."""
+        self.online = True
+
+    def of(self, topic: str) -> list[Message]:
+        """Return what arrived on one topic."""
+        return [message for message in self.messages if message.topic == topic]
+
+
+class MemoryTransport:
+    """One connection to a MemoryBroker."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._listener: Listener | None = None
+        self._will: Will | None = None
+        self._token = 0
+        self._unacknowledged = 0
+
+    def connect(self, will: Will, listener: Listener) -> None:
+        """Connect; see `Transport.connect`."""
+        if not self._broker.online:
+            raise Retryable("The broker is away.")
+        self._listener, self._will = listener, will
+        self._broker.connections.append(self)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
+        """Publish; see `Transport.publish`."""
+        if self._listener is None:
+            raise Retryable("The connection is gone.")
+        self._token += 1
+        broker = self._broker
+        with broker.changed:
+            broker.messages.append(Message(topic, payload, qos, retain))
+            if qos and not broker.acknowledging:
+                self._unacknowledged += 1
+                broker.unacknowledged = self._unacknowledged
+                broker.most_unacknowledged = max(broker.most_unacknowledged, self._unacknowledged)
+            broker.changed.notify_all()
+        if qos and broker.acknowledging:
+            self._listener(Acked(self._token))
+        return self._token
+
+    def drop(self, why: str) -> None:
+        """Lose the connection as a network does: the listener hears of it, and the will goes out."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        self._broker.connections.remove(self)
+        if self._will is not None:
+            with self._broker.changed:
+                self._broker.messages.append(Message(self._will.topic, self._will.payload, 1, True))
+                self._broker.changed.notify_all()
+        listener(Lost(why))
+
+    def close(self) -> None:
+        """Disconnect cleanly: no will."""
+        if self._listener is not None:
+            self._listener = None
+            self._broker.connections.remove(self)
