@@ -6,9 +6,10 @@ They are plain records without behaviour. Arrays inside them are never written t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 
@@ -72,6 +73,39 @@ class Window:
         return bool(np.isfinite(self.values).all())
 
 
+class LabelScore(Struct, frozen=True):
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+class ClassificationBody(Struct, frozen=True, kw_only=True):
+    """The best label, and the best few in order."""
+
+    label: str
+    score: float
+    top: list[LabelScore]
+
+
+class ForecastingBody(Struct, frozen=True, kw_only=True):
+    """Quantiles of the values to come, one number an element of `horizon`."""
+
+    horizon: list[str]
+    quantiles: dict[str, list[float]]
+
+
+class AnomalyBody(Struct, frozen=True, kw_only=True):
+    """Whether the window is like what the model has learnt; `score` is null when there was no data."""
+
+    state: Literal["normal", "anomalous", "no_data"]
+    score: float | None
+    threshold: float
+
+
+Body = ClassificationBody | ForecastingBody | AnomalyBody
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a task made of one frame or window.
@@ -81,7 +115,7 @@ class Result:
         preprocess_ms, infer_ms, postprocess_ms: where the time went.
     """
 
-    body: Any
+    body: Body
     preprocess_ms: float
     infer_ms: float
     postprocess_ms: float

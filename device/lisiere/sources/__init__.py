@@ -1,1 +1,56 @@
-"""Sources: what yields Frames or Readings. One file a kind."""
+"""Sources: what yields Frames or Readings. One file a kind.
+
+A kind's library (OpenCV for images) is imported when a source of that kind is opened, not before.
+"""
+
+from __future__ import annotations
+
+from lisiere.clock import Clock
+from lisiere.config import CameraSource, CsvSource, ImagesSource, SocketSource, VideoSource
+from lisiere.config import Source as SourceConfig
+from lisiere.sources.base import FaultReport, Source
+
+__all__ = ["FaultReport", "Source", "gives_frames", "is_live", "open_source"]
+
+
+def gives_frames(config: SourceConfig) -> bool:
+    """Whether a source of this configuration yields Frames; the others yield Readings."""
+    return isinstance(config, CameraSource | VideoSource | ImagesSource)
+
+
+def is_live(config: SourceConfig) -> bool:
+    """Whether the source goes on whether or not anybody takes its items."""
+    return isinstance(config, CameraSource)
+
+
+def open_source(config: SourceConfig, name: str, channels: tuple[str, ...], clock: Clock, fault: FaultReport) -> Source:
+    """Make the source that a configuration describes; it opens when its items are asked for.
+
+    Args:
+        config: one of the source structs.
+        name: what results call it.
+        channels: the channels that readings must carry, in order; empty for frames.
+        clock: for stamps and pacing.
+        fault: told of items that had to be left out.
+    """
+    match config:
+        case CameraSource():
+            from lisiere.sources.video import Camera
+
+            return Camera(config, name, clock)
+        case VideoSource():
+            from lisiere.sources.video import Video
+
+            return Video(config, name, clock, fault)
+        case ImagesSource():
+            from lisiere.sources.images import Images
+
+            return Images(config, name, clock, fault)
+        case CsvSource():
+            from lisiere.sources.csv_replay import CsvReplay
+
+            return CsvReplay(config, name, channels, clock, fault)
+        case SocketSource():
+            from lisiere.sources.json_lines import JsonLines
+
+            return JsonLines(config, name, channels, clock, fault)

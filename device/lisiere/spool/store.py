@@ -70,7 +70,7 @@ class Spool:
     Args:
         config: where, how many rows and bytes, how long a batch may wait.
         clock: for the stamps of acceptance.
-        on_commit: called by the writer after each commit that added rows, with the highest seq on disk.
+        on_commit: called by the writer after each commit, with the highest seq on disk.
 
     Raises:
         Permanent: the database cannot be opened, is damaged, or was made by a newer version.
@@ -209,7 +209,6 @@ class Spool:
                 self._writing = False
             return False
         with self._changed:
-            added = seq > self._seq
             self._seq = self._committed = seq
             self._rows, self._bytes = rows, size
             self._failure = None
@@ -217,7 +216,7 @@ class Spool:
             self._changed.notify_all()
             if self._pending.rows or self._pending.acknowledged:
                 self._wake.set()
-        if added and self._on_commit is not None:
+        if self._on_commit is not None:
             self._on_commit(seq)
         return True
 

@@ -68,7 +68,7 @@ class Drain:
         return self._connection is not None
 
     def committed(self, _seq: int) -> None:
-        """Hear from the spool that rows are on disk."""
+        """Hear from the spool that a commit is on disk."""
         self._inbox.put(None)
 
     def send(self, topic: str, payload: bytes) -> bool:
@@ -101,7 +101,8 @@ class Drain:
         """
         if self._stopping or (self._finishing and self._spool.waiting == 0):
             return
-        self._inbox = inbox = queue.SimpleQueue()
+        inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._inbox = inbox
         transport = self._open_transport()
         reader = self._open_reader()
         try:

@@ -13,12 +13,10 @@ from msgspec import UNSET, Struct, UnsetType
 
 from lisiere.clock import TsQuality, rfc3339
 from lisiere.spool import Row
+from lisiere.values import Body
 
 RESULT_SCHEMA = "lisiere.result/1"
 GAP_SCHEMA = "lisiere.gap/1"
-STATUS_SCHEMA = "lisiere.status/1"
-HEALTH_SCHEMA = "lisiere.health/1"
-METRICS_SCHEMA = "lisiere.metrics/1"
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
@@ -49,39 +47,6 @@ class WindowInfo(Struct, frozen=True, kw_only=True):
     n: int
     coverage: float
     imputed: int
-
-
-class LabelScore(Struct, frozen=True):
-    """A label and its probability."""
-
-    label: str
-    score: float
-
-
-class ClassificationBody(Struct, frozen=True, kw_only=True):
-    """The best label, and the best few in order."""
-
-    label: str
-    score: float
-    top: list[LabelScore]
-
-
-class ForecastingBody(Struct, frozen=True, kw_only=True):
-    """Quantiles of the values to come, one number an element of `horizon`."""
-
-    horizon: list[str]
-    quantiles: dict[str, list[float]]
-
-
-class AnomalyBody(Struct, frozen=True, kw_only=True):
-    """Whether the window is like what the model has learnt; `score` is null when there was no data."""
-
-    state: Literal["normal", "anomalous", "no_data"]
-    score: float | None
-    threshold: float
-
-
-Body = ClassificationBody | ForecastingBody | AnomalyBody
 
 
 class ResultBody(Struct, frozen=True, kw_only=True):
@@ -131,7 +96,7 @@ class GapEnvelope(Struct, frozen=True, kw_only=True):
 class StatusMessage(Struct, frozen=True, kw_only=True):
     """Retained on `status`: `online` at birth, `stopped` after a clean stop, `offline` by the broker's will."""
 
-    schema: Literal["lisiere.status/1"] = STATUS_SCHEMA
+    schema: Literal["lisiere.status/1"] = "lisiere.status/1"
     device: str
     state: Literal["online", "offline", "stopped"]
     epoch: str
@@ -151,7 +116,7 @@ class PipelineHealth(Struct, frozen=True, kw_only=True):
 class HealthMessage(Struct, frozen=True, kw_only=True):
     """How the device is: `ok` when every pipeline runs, else `degraded`."""
 
-    schema: Literal["lisiere.health/1"] = HEALTH_SCHEMA
+    schema: Literal["lisiere.health/1"] = "lisiere.health/1"
     device: str
     ts: str
     ts_quality: TsQuality
@@ -181,7 +146,7 @@ class PipelineMetrics(Struct, frozen=True, kw_only=True):
 class MetricsMessage(Struct, frozen=True, kw_only=True):
     """Figures over the last interval of `interval_s` seconds."""
 
-    schema: Literal["lisiere.metrics/1"] = METRICS_SCHEMA
+    schema: Literal["lisiere.metrics/1"] = "lisiere.metrics/1"
     device: str
     ts: str
     interval_s: float
@@ -210,7 +175,8 @@ def seal(row: Row, device: str, epoch: str, published: float, replay: bool) -> b
 
     Args:
         row: a row of the spool; its body is a JSON object that is not empty.
-        device, epoch: the identity of the stream.
+        device: the device's name.
+        epoch: the spool's epoch.
         published: wall time of this publication, seconds since the epoch.
         replay: whether the row waited out an outage.
     """

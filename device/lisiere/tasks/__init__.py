@@ -1,1 +1,23 @@
 """Tasks: from a frame or window to tensors, and from tensors to a result."""
+
+from __future__ import annotations
+
+from lisiere.backends import Model
+from lisiere.clock import Clock
+from lisiere.models import Package
+from lisiere.models.manifest import Classification, Forecasting
+from lisiere.tasks.base import Task
+from lisiere.tasks.classification import ClassificationTask
+from lisiere.tasks.series import AnomalyTask, ForecastingTask
+
+__all__ = ["Task", "open_task"]
+
+
+def open_task(package: Package, model: Model, clock: Clock) -> Task:
+    """Make the task that a package's manifest declares, on a loaded model."""
+    task = package.manifest.task
+    if isinstance(task, Classification):
+        return ClassificationTask(package, model, clock)
+    if isinstance(task, Forecasting):
+        return ForecastingTask(package, model, clock)
+    return AnomalyTask(package, model, clock)

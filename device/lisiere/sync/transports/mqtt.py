@@ -64,7 +64,7 @@ class MqttTransport:
         info = self._client.publish(topic, payload, qos, retain)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             raise Retryable(f"The connection is gone: {paho.error_string(info.rc)}")
-        return info.mid
+        return int(info.mid)
 
     def close(self) -> None:
         """Disconnect cleanly (the broker drops the will) and end paho's thread."""

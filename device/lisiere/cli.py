@@ -1,0 +1,232 @@
+"""The command `lisiere`. Other packages add subcommands by the entry-point group `lisiere.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lisiere import __version__
+from lisiere.errors import ConfigError, LisiereError
+
+DONE, FAILED, USAGE, NOT_HELD = 0, 1, 2, 3
+
+_EPILOG = """\
+exit codes:
+  0  done
+  1  failed; the message says why and what to do
+  2  wrong usage or configuration; the message names the place
+  3  a check did not hold
+
+start here:
+  lisiere simulate                     a camera and two sensors on this machine, with an outage
+  lisiere compile models/digits/job.json   a model for this machine
+  lisiere run device.yaml              the device itself
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return int(args.run(args))
+    except ConfigError as error:
+        _say(f"lisiere: {error}")
+        return USAGE
+    except LisiereError as error:
+        _say(f"lisiere: {error}")
+        return FAILED
+    except BrokenPipeError:
+        return FAILED
+    except KeyboardInterrupt:
+        _say("lisiere: interrupted.")
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lisiere",
+        description="Edge inference for IoT devices: models on the device, results over MQTT, nothing lost.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lisiere {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log in detail")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = _add(commands, "run", _run, "run the pipelines of a configuration until stopped")
+    run.add_argument("config", type=Path, metavar="CONFIG.yaml")
+
+    validate = _add(commands, "validate", _validate, "check a configuration and its models without running them")
+    validate.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    validate.add_argument("--json", action="store_true", help="print the configuration as it is understood")
+
+    schema = _add(commands, "schema", _schema, "print the JSON Schema of a message or of the configuration")
+    schema.add_argument("name", choices=["config", "manifest", "result", "gap", "status", "health", "metrics"])
+
+    models = commands.add_parser("models", help="inspect and verify model folders").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    for name, function, text in (
+        ("inspect", _inspect, "print what a model folder says of itself"),
+        ("verify", _verify, "check a model folder's digests and shapes, and its golden vectors by each backend"),
+    ):
+        command = _add(models, name, function, text)
+        command.add_argument("folder", type=Path, metavar="FOLDER")
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+    spool = commands.add_parser("spool", help="look into a spool").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    status = _add(spool, "status", _spool_status, "print what was accepted, delivered and evicted, and what waits")
+    status.add_argument("folder", type=Path, metavar="FOLDER")
+    status.add_argument("--json", action="store_true", help="print JSON")
+
+    for entry in sorted(entry_points(group="lisiere.commands"), key=lambda entry: entry.name):
+        entry.load()(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=function)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from lisiere.clock import SystemClock
+    from lisiere.config import load_config
+    from lisiere.runtime import Runtime
+
+    runtime = Runtime(load_config(args.config), SystemClock())
+
+    def stop(_number: int, _frame: object) -> None:
+        # A second signal takes the default way out.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        runtime.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    runtime.run()
+    return DONE
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from lisiere.config import load_config
+    from lisiere.models import open_package
+    from lisiere.pipeline import check_pairing
+
+    config = load_config(args.config)
+    for index, pipeline in enumerate(config.pipelines):
+        package = open_package(Path(pipeline.model))
+        check_pairing(pipeline, package.manifest, f"$.pipelines[{index}].source")
+    if args.json:
+        _out(msgspec.to_builtins(config))
+    else:
+        _print(f"{args.config} is valid: {len(config.pipelines)} pipelines, and their models are whole.")
+    return DONE
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from lisiere.config import Config
+    from lisiere.models import Manifest
+    from lisiere.sync.envelope import json_schema
+
+    if args.name in ("config", "manifest"):
+        _out(msgspec.json.schema(Config if args.name == "config" else Manifest))
+    else:
+        _out(json_schema(args.name))
+    return DONE
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from lisiere.models import open_package
+
+    package = open_package(args.folder)
+    document = {**msgspec.to_builtins(package.manifest), "digest": package.digest}
+    if args.json:
+        _out(document)
+        return DONE
+    manifest = package.manifest
+    _print(f"{manifest.name} {manifest.version}: {manifest.description}")
+    _print(f"  digest   {package.digest}")
+    for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            _print(f"  {kind:<8} {spec.name} {spec.dtype} {list(spec.shape)}")
+    _print(f"  task     {manifest.task.__struct_config__.tag}")
+    if manifest.build is not None:
+        _print(f"  target   {manifest.build.target} ({manifest.build.cpu})")
+    for name, value in manifest.figures.items():
+        _print(f"  figure   {name}: {value}")
+    return DONE
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from lisiere.models import open_package
+    from lisiere.models.golden import check_golden
+
+    outcomes = check_golden(open_package(args.folder))
+    if args.json:
+        _out({name: msgspec.to_builtins(outcome) for name, outcome in outcomes.items()})
+    else:
+        _print(f"{args.folder}: digests and shapes are as the manifest says.")
+        for name, outcome in outcomes.items():
+            _print(f"  {name:<6} {outcome.sentence}")
+    return NOT_HELD if any(outcome.holds is False for outcome in outcomes.values()) else DONE
+
+
+def _spool_status(args: argparse.Namespace) -> int:
+    from lisiere.spool import SpoolReader
+
+    reader = SpoolReader(args.folder)
+    counts, waiting = reader.counts(), reader.waiting()
+    document = {
+        "epoch": reader.epoch,
+        "highest_seq": reader.highest,
+        "pipelines": {
+            name: {
+                "accepted": count.accepted,
+                "acknowledged": count.acknowledged,
+                "evicted": count.evicted,
+                "waiting": waiting.get(name, 0),
+            }
+            for name, count in counts.items()
+        },
+    }
+    reader.close()
+    if args.json:
+        _out(document)
+        return DONE
+    _print(f"epoch {document['epoch']}, highest seq {document['highest_seq']}")
+    _print(f"{'pipeline':<20}{'accepted':>12}{'acknowledged':>14}{'evicted':>10}{'waiting':>10}")
+    for name, count in counts.items():
+        row = f"{count.accepted:>12}{count.acknowledged:>14}{count.evicted:>10}{waiting.get(name, 0):>10}"
+        _print(f"{name:<20}{row}")
+    return DONE
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _out(document: Any) -> None:
+    _print(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,0 +1,93 @@
+"""CSV replay: a recorded series by its own time stamps."""
+
+from __future__ import annotations
+
+import csv
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from lisiere.clock import Clock, parse_ts
+from lisiere.config import CsvSource
+from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.sources.base import FaultReport
+from lisiere.sources.pace import Pacer
+from lisiere.values import Reading
+
+
+class CsvReplay:
+    """Yields a CSV file's rows as readings. Event time is the file's; `speed` sets how fast it passes.
+
+    Args:
+        channels: what the model's window wants, in order.
+    """
+
+    def __init__(
+        self, config: CsvSource, name: str, channels: tuple[str, ...], clock: Clock, fault: FaultReport
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._channels = channels
+        self._clock = clock
+        self._fault = fault
+
+    def items(self, stop: threading.Event) -> Iterator[Reading]:
+        """Yield the rows once; see `Source.items`."""
+        file = Path(self._config.path)
+        try:
+            with file.open(newline="", encoding="utf-8-sig") as stream:
+                yield from self._rows(csv.reader(stream), stop)
+        except OSError as error:
+            raise Retryable(f"{file} cannot be read: {error.strerror}.") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise Permanent(f"{file} is not a CSV file in UTF-8: {error}.") from error
+
+    def _rows(self, rows: Iterator[list[str]], stop: threading.Event) -> Iterator[Reading]:
+        header = [name.strip() for name in next(rows, [])]
+        wanted = [self._config.time, *(self._config.columns.get(channel, channel) for channel in self._channels)]
+        absent = [name for name in wanted if name not in header]
+        if absent:
+            raise Permanent(
+                f"{self._config.path} has the columns {', '.join(header) or '(none)'}, but not {', '.join(absent)}. "
+                "Name them with `time` and `columns`."
+            )
+        at, *columns = (header.index(name) for name in wanted)
+        pacer = Pacer(self._clock, stop)
+        previous: float | None = None
+        for number, row in enumerate(rows, start=2):
+            if stop.is_set():
+                return
+            if len(row) != len(header):
+                if row:
+                    self._fault("csv_ragged_row", f"Line {number} of {self._config.path} has {len(row)} columns.")
+                continue
+            try:
+                ts = parse_ts(row[at])
+            except Rejected as error:
+                self._fault("csv_bad_time", f"Line {number} of {self._config.path}: {error}")
+                continue
+            values = tuple(self._number(row[column], number) for column in columns)
+            if self._config.speed and previous is not None:
+                interval = max(0.0, ts - previous) / self._config.speed
+                if not pacer.wait(interval):
+                    return
+            previous = ts if previous is None else max(previous, ts)
+            yield Reading(ts, values, self._name)
+
+    def _number(self, text: str, line: int) -> float:
+        """Return the cell's number; an empty one is a missing value, and text is a fault. Both become NaN."""
+        text = text.strip()
+        if not text:
+            return math.nan
+        try:
+            value = float(text)
+        except ValueError:
+            self._fault(
+                "csv_not_a_number", f"Line {line} of {self._config.path} has {text[:40]!r} where a number belongs."
+            )
+            return math.nan
+        if not math.isfinite(value):
+            self._fault("csv_not_a_number", f"Line {line} of {self._config.path} has {text[:40]!r}.")
+            return math.nan
+        return value

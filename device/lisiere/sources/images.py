@@ -1,0 +1,103 @@
+"""A folder of images, in the order of their names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisiere.clock import Clock
+from lisiere.config import ImagesSource
+from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.sources.base import FaultReport
+from lisiere.sources.pace import Pacer
+from lisiere.values import Frame
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp"})
+FILE_MAX_BYTES = 64 << 20
+
+
+class Images:
+    """Yields a folder's images. One that cannot be used is reported by name and left out."""
+
+    def __init__(self, config: ImagesSource, name: str, clock: Clock, fault: FaultReport) -> None:
+        self._config = config
+        self._folder = Path(config.path)
+        self._name = name
+        self._clock = clock
+        self._fault = fault
+
+    def items(self, stop: threading.Event) -> Iterator[Frame]:
+        """Yield the images, once or in a loop; the folder is read anew each time round. See `Source.items`."""
+        pacer = Pacer(self._clock, stop)
+        index = 0
+        while not stop.is_set():
+            good = 0
+            for file in self._files():
+                if stop.is_set():
+                    return
+                try:
+                    image = read_image(file)
+                except Rejected as error:
+                    self._fault("image_unreadable", str(error))
+                    continue
+                yield Frame(image, self._clock.now(), self._name, index)
+                good, index = good + 1, index + 1
+                if self._config.fps and not pacer.wait(1 / self._config.fps):
+                    return
+            if not self._config.loop:
+                return
+            if not good:
+                raise Retryable(f"No image in {self._folder} can be read.")
+
+    def _files(self) -> list[Path]:
+        try:
+            files = sorted(file for file in self._folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        except OSError as error:
+            raise Retryable(f"The folder {self._folder} cannot be read: {error.strerror}.") from error
+        if not files:
+            raise Retryable(f"The folder {self._folder} holds no images.")
+        return files
+
+
+def read_image(file: Path) -> NDArray[np.uint8]:
+    """Decode one image file to uint8 [height, width, 3], BGR.
+
+    Raises:
+        Rejected: it is unreadable, too large, truncated or not an image.
+        Permanent: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise Permanent("OpenCV is not installed: `pip install lisiere[camera]` brings it.") from error
+    try:
+        size = file.stat().st_size
+        if size > FILE_MAX_BYTES:
+            raise Rejected(f"{file} has {size} bytes; {FILE_MAX_BYTES} are allowed.")
+        data = file.read_bytes()
+    except OSError as error:
+        raise Rejected(f"{file} cannot be read: {error.strerror}.") from error
+    if _truncated(data):
+        raise Rejected(f"{file} is truncated.")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise Rejected(f"{file} cannot be decoded: {error.err}.") from error
+    if image is None:
+        raise Rejected(f"{file} is not an image that can be decoded.")
+    return np.asarray(image, np.uint8)
+
+
+def _truncated(data: bytes) -> bool:
+    """Whether the file ends before its format's end mark: OpenCV would fill the rest of a JPEG with grey."""
+    if data.startswith(b"\xff\xd8"):
+        return not data.rstrip(b"\0").endswith(b"\xff\xd9")
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-64:]
+    if data.startswith(b"BM"):
+        return len(data) < int.from_bytes(data[2:6], "little")
+    return False

@@ -1,0 +1,26 @@
+"""Pacing: letting recorded input arrive at the rate of a live one."""
+
+from __future__ import annotations
+
+import threading
+
+from lisiere.clock import Clock
+
+
+class Pacer:
+    """Waits until an item is due, by monotonic time; a late consumer is not hurried to catch up.
+
+    Args:
+        stop: ends a wait early.
+    """
+
+    def __init__(self, clock: Clock, stop: threading.Event) -> None:
+        self._clock = clock
+        self._stop = stop
+        self._next = clock.monotonic()
+
+    def wait(self, interval: float) -> bool:
+        """Wait until `interval` seconds after the previous item was due; return False when stopped."""
+        now = self._clock.monotonic()
+        self._next = max(self._next + interval, now - interval)
+        return not self._stop.wait(max(0.0, self._next - now))
