@@ -16,6 +16,13 @@ import numpy as np
 State = Literal["starting", "running", "waiting", "failed", "ended"]
 
 _LATENCIES_KEPT = 4096
+_SENTENCES: dict[State, str] = {
+    "starting": "The pipeline {} opens its source.",
+    "running": "The pipeline {} is running.",
+    "waiting": "The pipeline {} waits for its source.",
+    "failed": "The pipeline {} has failed.",
+    "ended": "The pipeline {} has ended.",
+}
 
 
 class PipelineHealth:
@@ -58,7 +65,7 @@ class PipelineHealth:
             self._state, self._why = state, why
         if changed:
             level = logging.WARNING if state in ("waiting", "failed") else logging.INFO
-            self._log.log(level, "The pipeline %s is %s.%s", self.name, state, f" {why}" if why else "")
+            self._log.log(level, "%s%s", _SENTENCES[state].format(self.name), f" {why}" if why else "")
 
     def snapshot(self) -> tuple[State, str, dict[str, int]]:
         """Return the state, why, and the counters."""

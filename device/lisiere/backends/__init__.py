@@ -46,13 +46,13 @@ def open_backend(name: Backend, package: Package, threads: int = 1) -> Model:
     """
     if name == "onnx":
         if package.manifest.onnx is None:
-            raise Rejected(f"{package.path} holds no ONNX file, so the onnx backend cannot run it.")
+            raise Rejected("The model folder holds no ONNX file.")
     else:
         if package.manifest.neo is None:
-            raise Rejected(f"{package.path} holds no Neo artifact, so the {name} backend cannot run it.")
+            raise Rejected("The model folder holds no Neo artifact.")
         built = package.manifest.build
         if built is not None and built.arch != platform.machine():
-            raise Rejected(f"{package.path} was compiled for {built.arch}, but this machine is {platform.machine()}.")
+            raise Rejected(f"The artifact was compiled for {built.arch}, but this machine is {platform.machine()}.")
     # By name, so that only the library that is asked for is imported.
     load = cast("Callable[[Package, int], Model]", import_module(f"lisiere.backends.{name}").load)
     return load(package, threads)

@@ -11,7 +11,7 @@ from lisiere.errors import Rejected
 from lisiere.models import Package
 from lisiere.models.manifest import Classification, ImageInput
 from lisiere.tasks.preprocess import ImagePreprocess
-from lisiere.values import ClassificationBody, LabelScore, Frame, Result
+from lisiere.values import ClassificationBody, Frame, LabelScore, Result
 
 
 class ClassificationTask:

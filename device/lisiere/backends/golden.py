@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lisiere.backends import BACKENDS, open_backend
 from lisiere.errors import Permanent, Rejected
-from lisiere.models.package import Package
+from lisiere.models import Package
 
 
 class Outcome(Struct, frozen=True):

@@ -1,0 +1,27 @@
+"""Pin the versions: one lock for the demo, one for development that agrees with it, one for the C compiler.
+
+The locks hold for every platform and Python that the project supports, carry hashes, and name no index.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DEMO = ("dlr", "onnx", "camera", "compile", "simulator")
+
+
+def lock(name: str, *inputs: str) -> None:
+    """Write requirements/<name>.txt from the inputs, which are arguments of `uv pip compile`."""
+    form = ["--universal", "--python-version=3.10", "--generate-hashes"]
+    quiet = ["--no-emit-index-url", "--no-annotate", "--no-header", "--quiet"]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--upgrade", *form, *quiet, f"--output-file={name}.txt"]
+    subprocess.run([*command, *inputs], check=True, cwd=HERE)  # noqa: S603 - arguments of our own
+
+
+if __name__ == "__main__":
+    lock("demo", "../pyproject.toml", "build.in", *(f"--extra={extra}" for extra in DEMO))
+    lock("dev", "../pyproject.toml", "build.in", "--all-extras", "--constraint=demo.txt")
+    lock("cc", "cc.in", "--constraint=dev.txt")
