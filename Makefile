@@ -43,7 +43,7 @@ bench: $(VENV)/dev.stamp $(COMPILED)
 
 models: $(COMPILED)
 
-build/models/%.stamp: $(VENV)/demo.stamp models/%/job.json models/%/model.yaml models/%/model.onnx $(wildcard compile/lisiere_compile/*.py)
+build/models/%.stamp: models/%/job.json models/%/model.yaml models/%/model.onnx $(wildcard compile/lisiere_compile/*.py) | $(VENV)/demo.stamp
 	$(BIN)/lisiere compile models/$*/job.json
 	@touch $@
 

@@ -1,0 +1,35 @@
+"""What the tests share: real components insisted on, and tiny models."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def require(present: object, what: str) -> None:
+    """Skip the test when something real is absent; fail instead where LISIERE_REQUIRE is set, as CI does."""
+    if present:
+        return
+    if os.environ.get("LISIERE_REQUIRE"):
+        pytest.fail(f"LISIERE_REQUIRE is set, but there is no {what}.")
+    pytest.skip(f"There is no {what} here.")
+
+
+def shared_data() -> Path:
+    """Return the folder of real pretrained models and labelled images, or skip."""
+    folder = Path(os.environ.get("LISIERE_SHARED", REPOSITORY.parent / "shared")) / "data"
+    require(folder.is_dir(), f"shared data at {folder} (set LISIERE_SHARED)")
+    return folder
+
+
+def mosquitto() -> str:
+    """Return the path of a real Mosquitto, or skip."""
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    require(found, "mosquitto")
+    assert found is not None
+    return found
