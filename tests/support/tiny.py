@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
-
 from lisiere.models import Manifest, TensorSpec, write_manifest
 from lisiere.models.manifest import Anomaly, Classification, Forecasting, Golden, ImageInput, WindowInput
+from onnx import TensorProto, helper, numpy_helper
 
 LABELS = ("ash", "beech", "oak")
 
@@ -105,7 +104,8 @@ def _package(
     session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     cases = np.random.default_rng(2).normal(0, 1, (4, *given.shape)).astype(np.float32)
     answers = np.stack([session.run(None, {given.name: case})[0] for case in cases])
-    np.savez(folder / "golden.npz", **{f"inputs/{given.name}": cases, f"outputs/{made.name}": answers})
+    vectors: dict[str, Any] = {f"inputs/{given.name}": cases, f"outputs/{made.name}": answers}
+    np.savez(folder / "golden.npz", **vectors)
     manifest = msgspec.structs.replace(manifest, onnx="model.onnx", golden=Golden(file="golden.npz"))
     write_manifest(msgspec.structs.replace(manifest, **changes), folder / "model.yaml")
     return folder

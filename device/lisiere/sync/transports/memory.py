@@ -26,13 +26,13 @@ class MemoryBroker:
     Attributes:
         messages: all that arrived, in order.
         online: whether connecting succeeds.
-        acknowledging: whether QoS 1 messages are acknowledged; when not, they wait in `unacknowledged`.
+        acknowledging: whether QoS 1 messages are acknowledged at once.
+        most_unacknowledged: the most that were under way at any time while they were not.
     """
 
     messages: list[Message] = field(default_factory=list)
     online: bool = True
     acknowledging: bool = True
-    unacknowledged: int = 0
     most_unacknowledged: int = 0
     connections: list[MemoryTransport] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -60,7 +60,7 @@ class MemoryTransport:
         self._listener: Listener | None = None
         self._will: Will | None = None
         self._token = 0
-        self._unacknowledged = 0
+        self._waiting: list[int] = []
 
     def connect(self, will: Will, listener: Listener) -> None:
         """Connect; see `Transport.connect`."""
@@ -78,13 +78,19 @@ class MemoryTransport:
         with broker.changed:
             broker.messages.append(Message(topic, payload, qos, retain))
             if qos and not broker.acknowledging:
-                self._unacknowledged += 1
-                broker.unacknowledged = self._unacknowledged
-                broker.most_unacknowledged = max(broker.most_unacknowledged, self._unacknowledged)
+                self._waiting.append(self._token)
+                broker.most_unacknowledged = max(broker.most_unacknowledged, len(self._waiting))
             broker.changed.notify_all()
         if qos and broker.acknowledging:
             self._listener(Acked(self._token))
         return self._token
+
+    def acknowledge_all(self) -> None:
+        """Acknowledge what has waited for it."""
+        waiting, self._waiting = self._waiting, []
+        for token in waiting:
+            if self._listener is not None:
+                self._listener(Acked(token))
 
     def drop(self, why: str) -> None:
         """Lose the connection as a network does: the listener hears of it, and the will goes out."""

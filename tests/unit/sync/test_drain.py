@@ -1,0 +1,227 @@
+"""The drain: everything arrives, in order, within the window, and leaves the spool only when acknowledged."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lisiere.clock import SystemClock
+from lisiere.config import SpoolConfig
+from lisiere.errors import Retryable
+from lisiere.spool import Spool, SpoolReader
+from lisiere.sync.drain import Drain
+from lisiere.sync.topics import Topics
+from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport
+
+TOPICS = Topics("lisiere", "pi-1")
+
+
+class Rig:
+    """A spool, a drain and a broker, with the drain run in a thread on demand."""
+
+    def __init__(self, folder: Path, window: int = 16, ack_timeout_s: float = 20.0, max_rows: int = 100_000) -> None:
+        self.broker = MemoryBroker()
+        self.spool = Spool(
+            SpoolConfig(path=str(folder), linger_ms=0, max_rows=max_rows),
+            SystemClock(),
+            lambda seq: self.drain.committed(seq),
+        )
+        self.drain = Drain(
+            "pi-1",
+            TOPICS,
+            self.spool,
+            lambda: SpoolReader(folder),
+            lambda: MemoryTransport(self.broker),
+            SystemClock(),
+            window,
+            ack_timeout_s,
+        )
+        self.error: Exception | None = None
+        self.thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        def body() -> None:
+            try:
+                self.drain.run()
+            except Retryable as error:
+                self.error = error
+
+        self.error = None
+        self.thread = threading.Thread(target=body)
+        self.thread.start()
+
+    def join(self) -> None:
+        assert self.thread is not None
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+    def append(self, count: int, pipeline: str = "dock") -> None:
+        for _ in range(count):
+            self.spool.append(pipeline, b'{"x":1}')
+        assert self.spool.flush(10)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self.broker.changed:
+            assert self.broker.changed.wait_for(condition, 10)
+
+    def envelopes(self, topic: str) -> list[dict[str, Any]]:
+        return [json.loads(message.payload) for message in self.broker.of(topic)]
+
+    def seqs(self, topic: str) -> list[int]:
+        return [envelope["seq"] for envelope in self.envelopes(topic)]
+
+    def close(self) -> None:
+        self.drain.stop()
+        if self.thread is not None:
+            self.join()
+        self.spool.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+def test_birth_then_live_results_then_a_clean_stop(rig: Rig) -> None:
+    rig.start()
+    rig.wait(lambda: bool(rig.broker.of(TOPICS.status)))
+    rig.append(5)
+    rig.drain.finish()
+    rig.join()
+    assert rig.error is None
+    assert [envelope["state"] for envelope in rig.envelopes(TOPICS.status)] == ["online", "stopped"]
+    assert all(message.retain for message in rig.broker.of(TOPICS.status))
+    assert rig.seqs(TOPICS.result("dock")) == [1, 2, 3, 4, 5]
+    assert [envelope["replay"] for envelope in rig.envelopes(TOPICS.result("dock"))] == [False] * 5
+    assert rig.spool.waiting == 0
+
+
+def test_what_waited_goes_to_the_backlog_topic_marked_as_replay(rig: Rig) -> None:
+    rig.append(40)
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    assert rig.seqs(TOPICS.backlog("dock")) == list(range(1, 41))
+    assert all(envelope["replay"] for envelope in rig.envelopes(TOPICS.backlog("dock")))
+    assert rig.broker.of(TOPICS.result("dock")) == []
+
+
+def test_a_lost_connection_publishes_the_will_and_raises(rig: Rig) -> None:
+    rig.start()
+    rig.wait(lambda: bool(rig.broker.of(TOPICS.status)))
+    rig.broker.cut()
+    rig.join()
+    assert isinstance(rig.error, Retryable)
+    assert [envelope["state"] for envelope in rig.envelopes(TOPICS.status)] == ["online", "offline"]
+
+
+def test_unreachable_brokers_leave_everything_in_the_spool(rig: Rig) -> None:
+    rig.broker.online = False
+    rig.append(3)
+    with pytest.raises(Retryable, match="away"):
+        rig.drain.run()
+    assert rig.spool.waiting == 3
+    assert not rig.drain.connected
+
+
+def test_nothing_is_lost_over_outages_and_each_topic_is_in_order(rig: Rig) -> None:
+    for _ in range(3):
+        seen = len(rig.broker.messages)
+        rig.start()
+        rig.wait(lambda seen=seen: len(rig.broker.messages) > seen)  # type: ignore[misc]
+        rig.append(25)
+        rig.broker.cut()
+        rig.join()
+        rig.append(25)
+        rig.broker.restore()
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    live, late = rig.seqs(TOPICS.result("dock")), rig.seqs(TOPICS.backlog("dock"))
+    assert set(live) | set(late) == set(range(1, 151))
+    for seqs in (live, late):
+        first = list(dict.fromkeys(seqs))
+        assert first == sorted(first)
+    assert rig.spool.waiting == 0
+
+
+def test_a_silent_broker_gets_a_window_and_no_more_and_the_connection_is_given_up(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, window=4, ack_timeout_s=0.3)
+    rig.broker.acknowledging = False
+    rig.append(100)
+    rig.start()
+    rig.join()
+    assert "not acknowledged" in str(rig.error)
+    assert rig.broker.most_unacknowledged == 4
+    assert rig.spool.waiting == 100
+    rig.close()
+
+
+def test_live_results_do_not_wait_behind_a_backlog_and_it_moves_all_the_same(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, window=8)
+    rig.append(500)
+    rig.broker.acknowledging = False
+    rig.start()
+    rig.wait(lambda: len(rig.broker.messages) >= 8)
+    rig.append(50)
+    # From here on each acknowledgement makes room for one message.
+    rig.broker.acknowledging = True
+    connection = rig.broker.connections[0]
+    connection.acknowledge_all()
+    rig.drain.finish()
+    rig.join()
+    order = [message.topic for message in rig.broker.messages]
+    live_done = max(at for at, topic in enumerate(order) if topic == TOPICS.result("dock"))
+    late_before = sum(topic == TOPICS.backlog("dock") for topic in order[:live_done])
+    assert late_before < 250, "live results waited for the backlog"
+    assert late_before > 8, "the backlog stood still"
+    assert len(rig.seqs(TOPICS.backlog("dock"))) == 500
+    rig.close()
+
+
+def test_gap_records_go_to_their_own_topic(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, max_rows=100)
+    rig.append(400)
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    explained = {
+        seq for gap in rig.envelopes(TOPICS.gap) for low, high in gap["ranges"] for seq in range(low, high + 1)
+    }
+    gaps = set(rig.seqs(TOPICS.gap))
+    assert explained | gaps | set(rig.seqs(TOPICS.backlog("dock"))) == set(range(1, rig.spool.committed + 1))
+    rig.close()
+
+
+def test_ephemeral_messages_are_sent_only_while_connected(rig: Rig) -> None:
+    assert rig.drain.send(TOPICS.health, b"{}") is False
+    rig.start()
+    rig.wait(lambda: rig.drain.connected)
+    assert rig.drain.send(TOPICS.health, b"{}") is True
+    assert rig.broker.of(TOPICS.health)[0].qos == 0
+
+
+def test_stop_leaves_the_rest_on_disk(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, window=4)
+    rig.broker.acknowledging = False
+    rig.append(50)
+    rig.start()
+    rig.wait(lambda: len(rig.broker.messages) >= 4)
+    rig.drain.stop()
+    rig.join()
+    assert rig.envelopes(TOPICS.status)[-1]["state"] == "stopped"
+    assert rig.spool.waiting == 50
+    rig.close()
+
+
+def test_finishing_an_empty_spool_needs_no_connection(rig: Rig) -> None:
+    rig.broker.online = False
+    rig.drain.finish()
+    rig.drain.run()
+    assert rig.broker.messages == []
