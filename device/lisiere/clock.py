@@ -17,6 +17,8 @@ TsQuality = Literal["synced", "unsynced", "unknown"]
 
 # The kernel's answer to adjtimex() when no time source has set the clock (linux/timex.h, TIME_ERROR).
 _TIME_ERROR = 5
+# Years 1 to 9999, which is what RFC 3339 and datetime can write.
+TS_MIN, TS_MAX = -62_135_596_800.0, 253_402_300_799.0
 # Larger than struct timex on every Linux ABI; the call fills at most 208 bytes.
 _TIMEX_BYTES = 512
 
@@ -99,16 +101,22 @@ def parse_ts(text: str) -> float:
     """Read a time stamp: seconds since the epoch as a number, or ISO 8601 (no zone means UTC).
 
     Raises:
-        Rejected: the text is neither.
+        Rejected: the text is neither, or the moment lies outside the years 1 to 9999.
     """
     try:
-        return float(text)
+        ts = float(text)
     except ValueError:
-        pass
+        ts = _parse_iso(text)
+    if not TS_MIN <= ts <= TS_MAX:  # NaN as well
+        raise Rejected(f"{text[:40]!r} lies outside the years 1 to 9999: a time stamp counts seconds since 1970.")
+    return ts
+
+
+def _parse_iso(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
     except ValueError as error:
-        raise Rejected(f"{text!r} is not a time stamp: write seconds since 1970 or ISO 8601.") from error
+        raise Rejected(f"{text[:40]!r} is not a time stamp: write seconds since 1970 or ISO 8601.") from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return moment.timestamp()

@@ -22,7 +22,7 @@ class ConfigError(LisiereError):
     """The configuration is wrong. `path` names the place, such as `$.pipelines[0].model`."""
 
     def __init__(self, message: str, path: str = "$") -> None:
-        super().__init__(f"{message} (at {path})")
+        super().__init__(f"{path}: {message}")
         self.path = path
 
 

@@ -6,6 +6,7 @@ What is dropped or refused anywhere is counted here; a log line says it the firs
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -88,4 +89,4 @@ def resident_mb() -> float | None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return None
-    return pages * 4096 / 1e6
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6  # 4, 16 or 64 KiB on ARM

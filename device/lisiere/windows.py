@@ -13,10 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lisiere.clock import TS_MAX, TS_MIN
 from lisiere.models.manifest import WindowInput
 from lisiere.values import Reading, Window
 
 Fault = Literal["duplicate", "out_of_order", "not_a_number"]
+_LARGEST = float(np.finfo(np.float32).max)  # a larger value is no number to the model; NaN compares as false too
 
 
 class WindowBuilder:
@@ -46,26 +48,27 @@ class WindowBuilder:
 
         A reading that is a duplicate, late or not a number is left out and counted in `faults`.
         """
-        if len(reading.values) != len(self._how.channels) or not math.isfinite(reading.ts):
+        if len(reading.values) != len(self._how.channels) or not TS_MIN <= reading.ts <= TS_MAX:
             self.faults["not_a_number"] += 1
             return []
-        if not any(math.isfinite(value) for value in reading.values):
+        if not any(abs(value) <= _LARGEST for value in reading.values):
             self.faults["not_a_number"] += 1
             return []
+        values = np.asarray([value if abs(value) <= _LARGEST else math.nan for value in reading.values], np.float32)
         if self._last < 0:
             self._origin = reading.ts
         index = round((reading.ts - self._origin) / self._how.step_s)
         if index <= self._last:
             self.faults["duplicate" if index == self._last else "out_of_order"] += 1
             return []
-        windows = self._fill_gap(index, reading.values)
-        self._push(reading.values, real=True)
+        windows = self._fill_gap(index, values)
+        self._push(values, real=True)
         self._last = index
         if index == self._due:
             windows.append(self._window())
         return windows
 
-    def _fill_gap(self, index: int, after: tuple[float, ...]) -> list[Window]:
+    def _fill_gap(self, index: int, after: NDArray[np.float32]) -> list[Window]:
         """Fill the rows between the newest one and `index`, and return the windows that end in the gap."""
         gap = index - self._last - 1
         if self._last < 0 or gap == 0:
@@ -83,14 +86,15 @@ class WindowBuilder:
         before = self._rows[self._filled - 1].copy()
         interpolate = gap <= self._how.max_gap
         for step in range(1, gap + 1):
-            row = before + (np.asarray(after, np.float32) - before) * (step / (gap + 1))
+            share = np.float32(step / (gap + 1))
+            row = before * (1 - share) + after * share  # never beyond the two, so it cannot overflow
             self._push(row if interpolate else np.full_like(before, np.nan), real=False)
             self._last += 1
             if self._last == self._due:
                 windows.append(self._window())
         return windows
 
-    def _push(self, values: tuple[float, ...] | NDArray[np.float32], real: bool) -> None:
+    def _push(self, values: NDArray[np.float32], real: bool) -> None:
         length = self._how.length
         if self._filled == len(self._rows):
             self._rows[:length] = self._rows[length:]

@@ -57,10 +57,11 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> l
         if array is None or len(feeds) != len(specs):
             names = ", ".join(spec.name for spec in specs)
             raise Rejected(f"The model takes the inputs {names}, but was given {', '.join(feeds) or 'none'}.")
-        if array.shape != spec.shape or array.dtype.name != spec.dtype:
+        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):  # byte order as well
             raise Rejected(
                 f"The input {spec.name!r} is {spec.dtype} {list(spec.shape)}, "
-                f"but was given {array.dtype.name} {list(array.shape)}."
+                f"but was given {array.dtype.name if array.dtype.isnative else array.dtype.str} "
+                f"{list(array.shape)}."
             )
         arrays.append(np.ascontiguousarray(array))
     return arrays

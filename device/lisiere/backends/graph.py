@@ -29,6 +29,7 @@ _PARAMS_MAGIC = 0xF7E58D4F05049CB7
 _TENSOR_MAGIC = 0xDD5E40F096B4A13F
 _KINDS = {"i": 0, "u": 1, "f": 2}  # NumPy's dtype kinds -> DLDataTypeCode
 _CODES = {0: "int", 1: "uint", 2: "float"}
+_BITS = (8, 16, 32, 64)
 
 
 class _DLTensor(ctypes.Structure):
@@ -215,21 +216,26 @@ def read_params(file: Path) -> dict[str, NDArray[Any]]:
             (length,) = struct.unpack_from("<Q", data, at)
             names.append(data[at + 8 : at + 8 + length].decode())
             at += 8 + length
+        if struct.unpack_from("<Q", data, at) != (count,):
+            raise Permanent(f"{file} does not hold one array for each name.")
         at += 8
         found: dict[str, NDArray[Any]] = {}
         for name in names:
             magic, _, _, _, ndim, code, bits, lanes = struct.unpack_from("<QQiiiBBH", data, at)
-            if magic != _TENSOR_MAGIC or lanes != 1 or code not in _CODES:
+            if magic != _TENSOR_MAGIC or lanes != 1 or code not in _CODES or bits not in _BITS:
                 raise Permanent(f"The parameter {name!r} of {file} is not in a form that can be read.")
             at += 32
             shape = struct.unpack_from(f"<{ndim}q", data, at)
             at += 8 * ndim
             (size,) = struct.unpack_from("<q", data, at)
             at += 8
-            flat = np.frombuffer(data, np.dtype(f"{_CODES[code]}{bits}"), math.prod(shape), at)
+            dtype = np.dtype(f"{_CODES[code]}{bits}")
+            if min(shape, default=0) < 0 or size != dtype.itemsize * math.prod(shape):
+                raise Permanent(f"The parameter {name!r} of {file} has {size} bytes, which its shape does not.")
+            flat = np.frombuffer(data, dtype, math.prod(shape), at)
             found[name] = flat.reshape(shape)
             at += size
-    except (struct.error, ValueError, TypeError) as error:
+    except (struct.error, ValueError, TypeError, OverflowError) as error:
         raise Permanent(f"{file} is not a whole parameter file: {error}") from error
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,12 +76,16 @@ def read_image(file: Path) -> NDArray[np.uint8]:
     except ImportError as error:
         raise Permanent("OpenCV is not installed: `pip install lisiere[camera]` brings it.") from error
     try:
-        size = file.stat().st_size
-        if size > FILE_MAX_BYTES:
-            raise Rejected(f"{file} has {size} bytes; {FILE_MAX_BYTES} are allowed.")
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            raise Rejected(f"{file} is not a file.")
+        if status.st_size > FILE_MAX_BYTES:
+            raise Rejected(f"{file} has {status.st_size} bytes; {FILE_MAX_BYTES} are allowed.")
         data = file.read_bytes()
     except OSError as error:
         raise Rejected(f"{file} cannot be read: {error.strerror}.") from error
+    if not data:
+        raise Rejected(f"{file} is empty.")
     if _truncated(data):
         raise Rejected(f"{file} is truncated.")
     try:
@@ -93,11 +98,15 @@ def read_image(file: Path) -> NDArray[np.uint8]:
 
 
 def _truncated(data: bytes) -> bool:
-    """Whether the file ends before its format's end mark: OpenCV would fill the rest of a JPEG with grey."""
+    """Whether the file ends before its format's end mark: OpenCV 4 would fill the rest of a JPEG with grey.
+
+    Bytes after the end mark do no harm: cameras append their own data there.
+    """
     if data.startswith(b"\xff\xd8"):
-        return not data.rstrip(b"\0").endswith(b"\xff\xd9")
+        # The last scan must have an end; a thumbnail in the header has its own, before the scan.
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
+        return b"IEND\xaeB`\x82" not in data  # the last chunk's name and checksum, the same in every file
     if data.startswith(b"BM"):
         return len(data) < int.from_bytes(data[2:6], "little")
     return False

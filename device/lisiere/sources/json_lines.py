@@ -71,7 +71,11 @@ class JsonLines:
                 if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
                     path.unlink()
                 server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                server.bind(where)
+                try:
+                    server.bind(where)
+                except OSError:
+                    server.close()
+                    raise
                 stack.callback(lambda: path.unlink(missing_ok=True))
                 path.chmod(0o660)
             else:
@@ -79,7 +83,7 @@ class JsonLines:
                 server = socket.create_server((host, int(port)))
             server.listen()
         except OSError as error:
-            raise Retryable(f"{self._listen} cannot be listened on: {error.strerror}.") from error
+            raise Retryable(f"{self._listen} cannot be listened on: {error.strerror or error}.") from error
         server.setblocking(False)
         self.address = server.getsockname()
         return server
@@ -129,7 +133,7 @@ class JsonLines:
     def _parse(self, line: bytes) -> list[Reading]:
         try:
             document = msgspec.json.decode(line)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Rejected(f"{error}.") from error
         if not isinstance(document, dict):
             raise Rejected("it is not a JSON object.")
@@ -155,8 +159,9 @@ class JsonLines:
         ]
 
     def _number(self, value: object) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):  # JSON's whole numbers have no bound
+                return float(value)
         self._fault("not_a_number", f"{self._listen} got {str(value)[:40]!r} where a number belongs.")
         return math.nan
 

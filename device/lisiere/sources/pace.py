@@ -23,4 +23,5 @@ class Pacer:
         """Wait until `interval` seconds after the previous item was due; return False when stopped."""
         now = self._clock.monotonic()
         self._next = max(self._next + interval, now - interval)
-        return not self._stop.wait(max(0.0, self._next - now))
+        # An event cannot wait for longer than TIMEOUT_MAX, which is centuries.
+        return not self._stop.wait(min(max(0.0, self._next - now), threading.TIMEOUT_MAX))

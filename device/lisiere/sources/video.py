@@ -19,6 +19,7 @@ from lisiere.values import Frame
 
 _TIMEOUT_MS = 5000  # to open a network camera, and to get a frame from it
 _DEFAULT_FPS = 25.0  # for files that do not say
+_MOST_FPS = 1000.0  # a file that says more has no frame rate but a clock
 
 
 def _cv2() -> Any:
@@ -58,7 +59,8 @@ class Camera:
 
     def _where(self) -> str:
         """The camera's address without a password: this goes into logs and health messages."""
-        return self._config.device or re.sub(r"//[^/@]*@", "//", self._config.url or "")
+        # Up to the last `@`, because passwords may hold `/` and `@`; and cameras take passwords as parameters too.
+        return self._config.device or re.sub(r"//.*@", "//", re.sub(r"\?.*", "", self._config.url or "", flags=re.S))
 
     def _open(self) -> Any:
         cv2, config = _cv2(), self._config
@@ -104,7 +106,8 @@ class Video:
                 declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
                 fps = self._config.fps
                 if fps is None:
-                    fps = capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_FPS
+                    recorded = capture.get(cv2.CAP_PROP_FPS)
+                    fps = recorded if 0 < recorded <= _MOST_FPS else _DEFAULT_FPS
                 seen = 0
                 while not stop.is_set():
                     good, image = capture.read()

@@ -39,7 +39,7 @@ class ClassificationTask:
         output = self._model.run({self._input: tensor})[self._output]
         inferred = moment()
         scores = self._scores(output.reshape(-1))
-        best = scores.argsort()[::-1][: self._top].tolist()
+        best = np.argsort(-scores, kind="stable")[: self._top].tolist()  # of equals, the first label
         top = [LabelScore(self._labels[at], round(float(scores[at]), 6)) for at in best]
         body = ClassificationBody(label=top[0].label, score=top[0].score, top=top)
         return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
@@ -57,6 +57,6 @@ class ClassificationTask:
             raise Rejected("The model's scores are not numbers.")
         if self._task.scores == "softmax":
             # Shifted by the largest, so that no exponential overflows.
-            scores = np.exp(scores - scores.max(), dtype=np.float32)
-            scores /= scores.sum()
+            wide = np.exp(scores.astype(np.float64) - float(scores.max()))
+            scores = (wide / wide.sum()).astype(np.float32)
         return scores

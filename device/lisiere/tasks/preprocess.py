@@ -109,7 +109,7 @@ class ImagePreprocess:
                 values -= self._mean
             if self._scale is not None:
                 values *= self._scale
-        if self._dtype.kind in "iu" and values.dtype.kind == "f":
+        if self._dtype.kind in "iu" and values.dtype != self._dtype:  # bytes wrap in int8 as floats do
             limits = np.iinfo(self._dtype)
             values = np.clip(np.rint(values), limits.min, limits.max)
         if self._how.layout == "NCHW":

@@ -90,7 +90,8 @@ class AnomalyTask:
         output = self._model.run(tensor)
         inferred = moment()
         if self._task.output == "reconstruction":
-            score = float(np.mean(np.square(output - tensor.reshape(-1))))
+            # In float64: the square of a large float32 is infinite.
+            score = float(np.mean(np.square(output.astype(np.float64) - tensor.reshape(-1))))
         else:
             score = float(output[0])
         body = AnomalyBody(

@@ -1,0 +1,161 @@
+"""Every transport keeps the same promises: the in-process one, and MQTT against a real Mosquitto."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from lisiere.config import MqttConfig
+from lisiere.errors import Retryable
+from lisiere.sync.transports import Acked, Event, Lost, Transport, Will
+from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport
+from lisiere.sync.transports.mqtt import MqttTransport
+from support.brokers import free_port, running_mosquitto
+
+WILL = Will("t/status", b"offline")
+TIMEOUT = 10
+
+
+@dataclass
+class Peer:
+    """One kind of transport, and how to look at and trouble its other end."""
+
+    open: Callable[[], Transport]
+    received: queue.SimpleQueue[tuple[str, bytes]] = field(default_factory=queue.SimpleQueue)
+    cut: Callable[[], None] = lambda: None
+
+
+@pytest.fixture(params=["memory", "mosquitto"])
+def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
+    if request.param == "memory":
+        yield from memory_peer()
+    else:
+        with running_mosquitto() as port:
+            yield from mosquitto_peer(port)
+
+
+def memory_peer() -> Iterator[Peer]:
+    broker = MemoryBroker()
+    peer = Peer(lambda: MemoryTransport(broker), cut=broker.cut)
+    done = threading.Event()
+
+    def forward() -> None:
+        seen = 0
+        while True:
+            with broker.changed:
+                if seen == len(broker.messages) and not done.is_set():
+                    broker.changed.wait()
+                for message in broker.messages[seen:]:
+                    peer.received.put((message.topic, message.payload))
+                seen = len(broker.messages)
+                if done.is_set():
+                    return
+
+    thread = threading.Thread(target=forward)
+    thread.start()
+    yield peer
+    with broker.changed:
+        done.set()
+        broker.changed.notify_all()
+    thread.join(TIMEOUT)
+
+
+def mosquitto_peer(port: int) -> Iterator[Peer]:
+    transports: list[MqttTransport] = []
+
+    def make() -> Transport:
+        transports.append(MqttTransport(MqttConfig(host="127.0.0.1", port=port), "device"))
+        return transports[-1]
+
+    def cut() -> None:
+        # What a network does: the socket is dead, and no DISCONNECT was sent.
+        for transport in transports:
+            assert transport._client is not None
+            transport._client.socket().shutdown(socket.SHUT_RDWR)
+
+    peer = Peer(make, cut=cut)
+    subscribed = threading.Event()
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_message = lambda _c, _d, message: peer.received.put((message.topic, message.payload))
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    client.subscribe("#", 1)
+    assert subscribed.wait(TIMEOUT)
+    yield peer
+    for transport in transports:
+        transport.close()
+    client.disconnect()
+    client.loop_stop()
+
+
+def connect(peer: Peer) -> tuple[Transport, queue.SimpleQueue[Event]]:
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    transport = peer.open()
+    transport.connect(WILL, events.put)
+    return transport, events
+
+
+def test_a_published_message_arrives_and_is_acknowledged_by_its_token(peer: Peer) -> None:
+    transport, events = connect(peer)
+    tokens = [transport.publish(f"t/{at}", b"%d" % at) for at in range(5)]
+    assert [peer.received.get(timeout=TIMEOUT) for _ in range(5)] == [(f"t/{at}", b"%d" % at) for at in range(5)]
+    assert {events.get(timeout=TIMEOUT) for _ in range(5)} == {Acked(token) for token in tokens}
+    assert len(set(tokens)) == 5
+    transport.close()
+
+
+def test_a_clean_close_sends_no_will_and_no_event(peer: Peer) -> None:
+    transport, events = connect(peer)
+    transport.publish("t/x", b"1")
+    assert isinstance(events.get(timeout=TIMEOUT), Acked)
+    transport.close()
+    transport.close()
+    again, _ = connect(peer)
+    again.publish("t/y", b"2")
+    assert [peer.received.get(timeout=TIMEOUT) for _ in range(2)] == [("t/x", b"1"), ("t/y", b"2")]
+    again.close()
+    assert events.empty()
+
+
+def test_a_cut_connection_is_told_and_its_will_goes_out(peer: Peer) -> None:
+    transport, events = connect(peer)
+    peer.cut()
+    assert isinstance(events.get(timeout=TIMEOUT), Lost)
+    assert peer.received.get(timeout=TIMEOUT) == (WILL.topic, WILL.payload)
+    with pytest.raises(Retryable):
+        transport.publish("t/x", b"1")
+    transport.close()
+
+
+def test_publishing_on_a_closed_transport_is_refused(peer: Peer) -> None:
+    transport, _ = connect(peer)
+    transport.close()
+    with pytest.raises(Retryable):
+        transport.publish("t/x", b"1")
+
+
+def test_a_broker_that_is_not_there_is_retryable() -> None:
+    transport = MqttTransport(MqttConfig(host="127.0.0.1", port=free_port()), "device")
+    with pytest.raises(Retryable, match="cannot be reached"):
+        transport.connect(WILL, lambda _event: None)
+
+
+def test_a_host_that_accepts_and_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        config = MqttConfig(host="127.0.0.1", port=server.getsockname()[1], connect_timeout_s=0.3)
+        with pytest.raises(Retryable, match=r"did not answer within 0\.3 s"):
+            MqttTransport(config, "device").connect(WILL, lambda _event: None)
+
+
+def test_a_broker_that_refuses_is_retryable_and_says_why() -> None:
+    with running_mosquitto("allow_anonymous false") as port:
+        transport: Any = MqttTransport(MqttConfig(host="127.0.0.1", port=port), "device")
+        with pytest.raises(Retryable, match="refuses the connection: Not authorized"):
+            transport.connect(WILL, lambda _event: None)

@@ -1,0 +1,308 @@
+"""Pipelines: bounded between source and model, every item a result or counted, faults kept to one item."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lisiere.backends import Opened, Tensor, open_model
+from lisiere.clock import ManualClock, SystemClock
+from lisiere.config import CameraSource, CsvSource, ImagesSource, PipelineConfig, QueueConfig, Source, SpoolConfig
+from lisiere.errors import ConfigError, Permanent, Rejected
+from lisiere.health import PipelineHealth
+from lisiere.models import TensorSpec, open_package
+from lisiere.pipeline import BoundedQueue, Pipeline, check_pairing, open_pipeline
+from lisiere.spool import Spool, SpoolReader
+from lisiere.values import Frame, Reading
+from support import tiny
+
+
+class Listed:
+    """A source that yields what it is given."""
+
+    def __init__(self, items: list[Frame] | list[Reading]) -> None:
+        self._items = items
+
+    def items(self, stop: threading.Event) -> Iterator[Frame | Reading]:
+        for item in self._items:
+            if stop.is_set():
+                return
+            yield item
+
+
+class Rig:
+    """One pipeline over listed items, run to its end in this thread."""
+
+    def __init__(self, folder: Path, package: Path, source: Source, items: Any, **changes: Any) -> None:
+        self.folder = folder
+        self.spool = Spool(SpoolConfig(path=str(folder), linger_ms=0), ManualClock())
+        self.health = PipelineHealth("dock")
+        config = PipelineConfig(name="dock", source=source, model=str(package), **changes)
+        opened = open_package(package)
+        self.pipeline = Pipeline(
+            config,
+            Listed(items),
+            opened,
+            open_model(opened, "onnx"),
+            self.spool,
+            ManualClock(),
+            lambda: "synced",
+            self.health,
+        )
+
+    def run(self) -> list[dict[str, Any]]:
+        def read() -> None:
+            self.pipeline.read()
+            self.pipeline.end()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        self.pipeline.work()
+        reader.join(10)
+        self.spool.close()
+        self.pipeline.close()
+        rows = SpoolReader(self.folder)
+        found = [json.loads(row.body) for row in rows.after(0, 10_000)]
+        rows.close()
+        return found
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self.health.snapshot()[2]
+
+
+def frames(count: int, shape: tuple[int, ...] = (12, 16, 3)) -> list[Frame]:
+    rng = np.random.default_rng(3)
+    return [Frame(rng.integers(0, 255, shape, np.uint8), 1.7e9 + at, "camera", at) for at in range(count)]
+
+
+def readings(values: list[float], step: float = 1.0) -> list[Reading]:
+    return [Reading(1.7e9 + at * step, (value,), "csv") for at, value in enumerate(values)]
+
+
+def test_every_frame_becomes_a_result_in_order(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(50))
+    results = rig.run()
+    assert [result["ts"] for result in results] == [f"2023-11-14T22:{13 + (20 + at) // 60}:{(20 + at) % 60:02d}.000Z" for at in range(50)]  # fmt: skip  # noqa: E501
+    first = results[0]
+    assert first["pipeline"] == "dock"
+    assert first["source"] == "images"
+    assert first["task"] == "classification"
+    assert first["ts_quality"] == "synced"
+    assert first["model"] == {
+        "name": "tiny",
+        "version": "1.0.0",
+        "digest": open_package(tmp_path / "m").digest,
+        "backend": "onnx",
+        "backend_why": "configured",
+        "target": "any",
+    }
+    assert first["result"]["label"] in tiny.LABELS
+    assert first["result"]["top"][0] == {"label": first["result"]["label"], "score": first["result"]["score"]}
+    assert "window" not in first
+    assert rig.counters == {"read": 50, "results": 50}
+
+
+def test_a_frame_that_cannot_be_used_costs_only_itself(tmp_path: Path) -> None:
+    items = frames(3)
+    items[1] = Frame(np.zeros((4, 4, 2), np.uint8), 0.0, "camera", 1)
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), items)
+    assert len(rig.run()) == 2
+    assert rig.counters == {"read": 3, "results": 2, "input_rejected": 1}
+
+
+def test_windows_say_how_much_of_them_is_real(tmp_path: Path) -> None:
+    series = readings([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    del series[4]
+    rig = Rig(tmp_path / "spool", tiny.forecaster(tmp_path / "m"), CsvSource(path="x"), series)
+    results = rig.run()
+    assert [result["window"]["imputed"] for result in results] == [1, 1, 1, 1]
+    assert results[0]["window"] == {
+        "start": "2023-11-14T22:13:20.000Z",
+        "end": "2023-11-14T22:13:25.000Z",
+        "step_s": 1.0,
+        "n": 6,
+        "coverage": 0.8333,
+        "imputed": 1,
+    }
+    assert results[0]["result"]["quantiles"] == {"0.1": [5, 5], "0.5": [6, 6], "0.9": [7, 7]}
+    assert results[0]["result"]["horizon"] == ["2023-11-14T22:13:26.000Z", "2023-11-14T22:13:27.000Z"]
+
+
+def test_a_hole_gives_no_forecast_and_is_counted(tmp_path: Path) -> None:
+    series = readings([float(at) for at in range(20)])
+    del series[7:12]
+    rig = Rig(tmp_path / "spool", tiny.forecaster(tmp_path / "m"), CsvSource(path="x"), series)
+    results = rig.run()
+    assert all(result["window"]["coverage"] == 1.0 for result in results)
+    assert rig.counters["window_incomplete"] > 0
+    assert rig.counters["results"] == len(results)
+
+
+def test_a_hole_is_no_data_for_a_detector(tmp_path: Path) -> None:
+    series = readings([0.1] * 4 + [0.1] * 4 + [9.0] * 4, step=0.1)
+    del series[5:7]
+    rig = Rig(tmp_path / "spool", tiny.detector(tmp_path / "m"), CsvSource(path="x"), series)
+    results = [result["result"] for result in rig.run()]
+    assert [result["state"] for result in results] == ["normal", "no_data", "anomalous"]
+    assert results[1]["score"] is None
+    assert results[2]["score"] == pytest.approx(81, rel=1e-5)
+
+
+def test_readings_that_are_wrong_are_counted_by_name(tmp_path: Path) -> None:
+    series = readings([1.0, 2.0, 3.0])
+    series += [series[1], series[2], Reading(1.7e9 + 3, (float("nan"),), "csv")]
+    rig = Rig(tmp_path / "spool", tiny.forecaster(tmp_path / "m"), CsvSource(path="x"), series)
+    rig.run()
+    assert rig.counters == {
+        "read": 6,
+        "reading_duplicate": 1,
+        "reading_out_of_order": 1,
+        "reading_not_a_number": 1,
+    }
+
+
+class Broken:
+    """A model that fails."""
+
+    inputs: tuple[TensorSpec, ...] = (TensorSpec(name="image", shape=(1, 3, 8, 8)),)
+    outputs: tuple[TensorSpec, ...] = (TensorSpec(name="scores", shape=(1, 3)),)
+
+    def run(self, _feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        raise Permanent("The runtime gave up.")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_model_that_fails_ends_the_unit_with_its_reason(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(1))
+    rig.pipeline._task._model = Broken()  # type: ignore[attr-defined]
+    rig.pipeline.read()
+    with pytest.raises(Permanent, match="gave up"):
+        rig.pipeline.work()
+    rig.spool.close()
+
+
+def test_a_model_that_gives_no_numbers_is_counted(tmp_path: Path) -> None:
+    class NotNumbers(Broken):
+        def run(self, _feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {"scores": np.full((1, 3), np.nan, np.float32)}
+
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(2))
+    rig.pipeline._task._model = NotNumbers()  # type: ignore[attr-defined]
+    assert rig.run() == []
+    assert rig.counters["input_rejected"] == 2
+
+
+def test_a_spool_that_takes_nothing_is_counted_and_the_pipeline_goes_on(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(3))
+    rig.spool.close()
+    rig.pipeline.read()
+    rig.pipeline.end()
+    rig.pipeline.work()
+    assert rig.counters == {"read": 3, "spool_unavailable": 3}
+    rig.pipeline.close()
+
+
+def test_a_source_must_fit_the_model(tmp_path: Path) -> None:
+    manifest = open_package(tiny.forecaster(tmp_path)).manifest
+    config = PipelineConfig(name="dock", source=CameraSource(device="/dev/video9"), model="m")
+    with pytest.raises(ConfigError, match=r"^\$\.x: The source gives frames, which the forecasting model 'tide'"):
+        check_pairing(config, manifest, "$.x")
+    series = PipelineConfig(name="dock", source=CsvSource(path="x"), model="m")
+    assert check_pairing(series, manifest, "$.x") == ("level",)
+
+
+def test_a_model_is_verified_before_a_pipeline_is_made(tmp_path: Path) -> None:
+    package = tiny.classifier(tmp_path / "m")
+    (package / "labels.txt").write_text("a\nb\nc\nd\n")
+    spool = Spool(SpoolConfig(path=str(tmp_path / "spool")), SystemClock())
+    config = PipelineConfig(name="dock", source=ImagesSource(path="x"), model=str(package))
+    with pytest.raises(Rejected, match=r"labels\.txt"):
+        open_pipeline(config, spool, SystemClock(), lambda: "synced", PipelineHealth("dock"))
+    spool.close()
+
+
+def test_opening_warms_the_model_up_and_says_which_backend_runs(tmp_path: Path) -> None:
+    spool = Spool(SpoolConfig(path=str(tmp_path / "spool")), SystemClock())
+    health = PipelineHealth("dock")
+    config = PipelineConfig(
+        name="dock", source=ImagesSource(path="x"), model=str(tiny.classifier(tmp_path / "m")), backend="onnx"
+    )
+    pipeline = open_pipeline(config, spool, SystemClock(), lambda: "synced", health)
+    assert health.backend == "onnx"
+    assert isinstance(pipeline._opened, Opened)
+    pipeline.close()
+    spool.close()
+
+
+@given(st.lists(st.integers(), max_size=60), st.integers(1, 10))
+def test_latest_keeps_the_newest(items: list[int], size: int) -> None:
+    queue: BoundedQueue[int] = BoundedQueue(size, "latest")
+    kept = [queue.put(item) for item in items]
+    assert kept.count(False) == max(0, len(items) - size)
+    queue.close()
+    taken: list[int] = []
+    while got := queue.take():
+        assert len(got) == 1
+        taken += got
+    assert taken == items[-size:]
+
+
+def test_all_makes_the_source_wait_and_drops_nothing() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(2, "all")
+    taken: list[int] = []
+    most = 0
+
+    def consume() -> None:
+        nonlocal most
+        while got := queue.take():
+            most = max(most, len(got))
+            taken.extend(got)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    assert all(queue.put(at) for at in range(1000))
+    queue.close()
+    consumer.join(10)
+    assert taken == list(range(1000))
+    assert most <= 2
+
+
+def test_closing_lets_a_waiting_source_go() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(1, "all")
+    assert queue.put(1)
+    outcome: list[bool] = []
+    producer = threading.Thread(target=lambda: outcome.append(queue.put(2)))
+    producer.start()
+    queue.close()
+    producer.join(10)
+    assert outcome == [False]
+    assert queue.take() == [1]
+    assert queue.take() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "queue", "policy", "size"),
+    [
+        (CameraSource(device="/dev/video0"), QueueConfig(), "latest", 2),
+        (ImagesSource(path="x"), QueueConfig(), "all", 64),
+        (ImagesSource(path="x"), QueueConfig(policy="latest", size=5), "latest", 5),
+    ],
+)
+def test_the_default_queue_fits_the_source(
+    tmp_path: Path, source: Source, queue: QueueConfig, policy: str, size: int
+) -> None:
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), source, [], queue=queue)
+    assert rig.pipeline._queue._latest == (policy == "latest")
+    assert rig.pipeline._queue._size == size
+    rig.spool.close()
+    rig.pipeline.close()
