@@ -6,7 +6,9 @@ strings (nucleus lite sends "5" for 5). Every error names its path, and unknown 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +23,11 @@ CONFIG_MAX_BYTES = 1 << 20
 TOPIC_MAX_BYTES = 256  # AWS IoT Core's limits
 TOPIC_MAX_SLASHES = 7
 
-# A level of a topic: no separator, no wildcard, no `$`.
-Level = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
+# sun_path of sockaddr_un, without the byte that ends it.
+UNIX_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107
+
+# A level of a topic: no separator, no wildcard, no `$`. `$(?!\n)` is the very end; `$` lets a last newline pass.
+Level = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$(?!\n)")]
 Seconds = Annotated[float, Meta(gt=0, le=1e6)]
 
 
@@ -77,7 +82,7 @@ class SocketSource(_Part, tag="socket", frozen=True, kw_only=True):
     A line is `{"ts": …, "<channel>": number}`, or with `step_s` and lists of numbers for many rows at once.
     """
 
-    listen: Annotated[str, Meta(pattern=r"^(unix:.+|tcp:[^:]+:\d{1,5})$")]
+    listen: Annotated[str, Meta(pattern=r"^(unix:.+|tcp:[^:]+:[0-9]{1,5})$(?!\n)")]
 
 
 Source = CameraSource | VideoSource | ImagesSource | CsvSource | SocketSource
@@ -158,7 +163,7 @@ class Config(_Part, frozen=True, kw_only=True):
     device: Level
     pipelines: Annotated[tuple[PipelineConfig, ...], Meta(min_length=1, max_length=64)]
     transport: MqttConfig | None = None
-    topic_prefix: Annotated[str, Meta(pattern=r"^[^/+#$\x00][^+#\x00]*$")] = "lisiere"
+    topic_prefix: Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$")] = "lisiere"
     spool: SpoolConfig = field(default_factory=SpoolConfig)
     health_interval_s: Seconds = 30.0
     metrics_interval_s: Seconds = 30.0
@@ -175,10 +180,14 @@ def load_config(file: Path) -> Config:
     try:
         if file.stat().st_size > CONFIG_MAX_BYTES:
             raise ConfigError(f"{file} is larger than {CONFIG_MAX_BYTES} bytes.")
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+    try:
+        document = yaml.safe_load(text)
+    except Exception as error:  # PyYAML lets out whatever its constructors run into: ValueError, KeyError, …
         raise ConfigError(f"{file} is not YAML: {error}") from error
     return parse_config(document, file.resolve().parent)
 
@@ -196,8 +205,12 @@ def parse_config(document: Any, base: Path) -> Config:
     try:
         config = msgspec.convert(document, Config, strict=False)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `")
-        raise ConfigError(f"{message}.", path.rstrip("`") or "$") from error
+        # The place comes last: "… - at `$.device`", or "… - at `key` in `$.pipelines[0].source.columns`".
+        found = re.fullmatch(r"(.*?)(?: - at (?:`key` in )?`(\$[^`]*)`)?", str(error), re.S)
+        assert found is not None  # noqa: S101 - the pattern takes any text
+        raise ConfigError(f"{found[1]}.", found[2] or "$") from error
+    except RecursionError as error:
+        raise ConfigError("The document is nested too deeply.") from error
     config = _resolve(config, base)
     _check_names(config)
     _check_topics(config)
@@ -215,27 +228,34 @@ def parse_config(document: Any, base: Path) -> Config:
 def _resolve(config: Config, base: Path) -> Config:
     """Make every path absolute, so that nothing later depends on the working directory."""
 
-    def absolute(path: str) -> str:
-        return str(base / Path(path).expanduser())
+    def absolute(path: str, at: str) -> str:
+        try:
+            if not path or "\0" in path:
+                raise ConfigError(f"{path!r} is not a path.", at)
+            return str(base / Path(path).expanduser())
+        except RuntimeError as error:  # ~somebody
+            raise ConfigError(f"{path} cannot be resolved: {error}", at) from error
 
     replace = msgspec.structs.replace
     pipelines = []
-    for pipeline in config.pipelines:
-        source = pipeline.source
+    for index, pipeline in enumerate(config.pipelines):
+        source, at = pipeline.source, f"$.pipelines[{index}]"
         if isinstance(source, VideoSource | ImagesSource | CsvSource):
-            source = replace(source, path=absolute(source.path))
+            source = replace(source, path=absolute(source.path, f"{at}.source.path"))
         elif isinstance(source, SocketSource) and source.listen.startswith("unix:"):
-            source = replace(source, listen="unix:" + absolute(source.listen.removeprefix("unix:")))
-        pipelines.append(replace(pipeline, source=source, model=absolute(pipeline.model)))
+            path = absolute(source.listen.removeprefix("unix:"), f"{at}.source.listen")
+            source = replace(source, listen=f"unix:{path}")
+        pipelines.append(replace(pipeline, source=source, model=absolute(pipeline.model, f"{at}.model")))
     transport = config.transport
     if transport is not None:
         if transport.password_file is not None:
-            transport = replace(transport, password_file=absolute(transport.password_file))
+            password_file = absolute(transport.password_file, "$.transport.password_file")
+            transport = replace(transport, password_file=password_file)
         if transport.tls is not None:
             given = {key: getattr(transport.tls, key) for key in ("ca", "certificate", "key")}
-            paths = {key: absolute(path) for key, path in given.items() if path is not None}
+            paths = {key: absolute(path, f"$.transport.tls.{key}") for key, path in given.items() if path is not None}
             transport = replace(transport, tls=replace(transport.tls, **paths))
-    spool = replace(config.spool, path=absolute(config.spool.path))
+    spool = replace(config.spool, path=absolute(config.spool.path, "$.spool.path"))
     return replace(config, pipelines=tuple(pipelines), transport=transport, spool=spool)
 
 
@@ -269,7 +289,13 @@ def _check_source(source: Source, path: str) -> None:
             raise ConfigError("A camera has either a `device` or a `url`.", path)
         if source.url is not None and not re.match(r"^(rtsps?|https?)://", source.url):
             raise ConfigError("A camera's `url` starts with rtsp:// or http://.", f"{path}.url")
-    elif isinstance(source, SocketSource) and source.listen.startswith("tcp:"):
+    elif isinstance(source, SocketSource) and source.listen.startswith("unix:"):
+        size = len(os.fsencode(source.listen.removeprefix("unix:")))
+        if size > UNIX_PATH_MAX_BYTES:
+            raise ConfigError(
+                f"The path of a Unix socket has at most {UNIX_PATH_MAX_BYTES} bytes, not {size}.", f"{path}.listen"
+            )
+    elif isinstance(source, SocketSource):
         port = int(source.listen.rpartition(":")[2])
         if port > 65535:
             raise ConfigError(f"{port} is not a TCP port.", f"{path}.listen")

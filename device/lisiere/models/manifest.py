@@ -16,10 +16,11 @@ from msgspec import Meta, Struct
 
 SCHEMA = "lisiere.model/1"
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+# `$(?!\n)` is the very end, in Python and in JSON Schema: `$` alone lets a last newline pass.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$(?!\n)")]
 # A bare file name: no folder, no parent, nothing hidden.
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$(?!\n)")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Dtype = Literal["float32", "float64", "int8", "uint8", "int32", "int64"]
@@ -155,7 +156,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     schema: Literal["lisiere.model/1"]
     name: Name
-    version: Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+([-+][0-9A-Za-z.-]+)?$")]
+    version: Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+([-+][0-9A-Za-z.-]+)?$(?!\n)")]
     description: str = ""
     licence: str = ""
     inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]

@@ -28,6 +28,7 @@ from lisiere.models.manifest import (
 MANIFEST_NAMES = ("manifest.yaml", "model.yaml")
 MANIFEST_MAX_BYTES = 1 << 20
 GRAPH_MAX_BYTES = 64 << 20
+NEO_SUFFIXES = frozenset({".so", ".dylib", ".dll", ".json", ".params", ".ro"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Package:
         """Return the class labels in the order of the model's output; empty for other tasks."""
         if not isinstance(self.manifest.task, Classification):
             return ()
-        text = self.file(self.manifest.task.labels).read_text(encoding="utf-8")
+        text = self.file(self.manifest.task.labels).read_text(encoding="utf-8-sig")
         return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -76,16 +77,22 @@ def read_manifest(file: Path) -> Manifest:
     Raises:
         Rejected: not YAML, or not the schema. The message names the place, such as `$.inputs[0].shape`.
     """
-    if file.stat().st_size > MANIFEST_MAX_BYTES:
-        raise Rejected(f"{file} is larger than {MANIFEST_MAX_BYTES} bytes, which no manifest needs.")
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-        manifest = msgspec.convert(document, Manifest)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if file.stat().st_size > MANIFEST_MAX_BYTES:
+            raise Rejected(f"{file} is larger than {MANIFEST_MAX_BYTES} bytes, which no manifest needs.")
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Rejected(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
         raise Rejected(f"{file} is not YAML: {error}") from error
-    except msgspec.ValidationError as error:
+    try:
+        document = yaml.safe_load(text)
+    except Exception as error:  # PyYAML lets out whatever its constructors run into: ValueError, KeyError, …
+        raise Rejected(f"{file} is not YAML: {error}") from error
+    try:
+        return msgspec.convert(document, Manifest)
+    except (msgspec.ValidationError, RecursionError) as error:
         raise Rejected(f"{file} is not a manifest: {error}") from error
-    return manifest
 
 
 def write_manifest(manifest: Manifest, file: Path) -> Manifest:
@@ -120,12 +127,16 @@ def open_package(path: Path) -> Package:
     _check_files(manifest, file)
     package = Package(path, manifest, f"sha256:{_sha256(file)}")
     if isinstance(manifest.task, Classification):
-        labels, classes = len(package.labels()), manifest.outputs[0].size
+        try:
+            labels, classes = len(package.labels()), manifest.outputs[0].size
+        except UnicodeDecodeError as error:
+            raise Rejected(f"{manifest.task.labels} in {path} is not text in UTF-8: {error}.") from error
         if labels != classes:
             raise Rejected(
                 f"{manifest.task.labels} in {path} has {labels} labels, but the model's output has {classes} classes."
             )
     if manifest.neo is not None:
+        _check_strays(package)
         _check_graph(package)
     return package
 
@@ -146,8 +157,11 @@ def _check_meaning(manifest: Manifest, file: Path) -> None:
                 f"{how.layout} has {channels}."
             )
         for key in ("mean", "scale"):
-            if len(getattr(how, key)) not in (1, expected):
+            numbers = getattr(how, key)
+            if len(numbers) not in (1, expected) or not all(map(math.isfinite, numbers)):
                 raise Rejected(f"{file}: `input.{key}` must hold 1 or {expected} numbers.")
+    elif not math.isfinite(how.step_s) or how.max_gap >= how.length:
+        raise Rejected(f"{file}: `input.step_s` must be a number, and `input.max_gap` less than `input.length`.")
     elif spec.size != how.length * len(how.channels):
         raise Rejected(
             f"{file}: a window of {how.length} rows and {len(how.channels)} channels does not fill the input "
@@ -176,6 +190,8 @@ def _check_output(manifest: Manifest, file: Path) -> None:
         if isinstance(manifest.input, WindowInput) and task.channel not in manifest.input.channels:
             raise Rejected(f"{file}: `task.channel` {task.channel!r} is none of the window's channels.")
     elif isinstance(task, Anomaly):
+        if not math.isfinite(task.threshold):
+            raise Rejected(f"{file}: `task.threshold` must be a number.")
         expected = 1 if task.output == "score" else manifest.inputs[0].size
         if output.size != expected:
             raise Rejected(
@@ -196,29 +212,70 @@ def _check_files(manifest: Manifest, file: Path) -> None:
             raise Rejected(f"The SHA-256 of {target} is not what {file.name} says. Copy the model again.")
 
 
+def _check_strays(package: Package) -> None:
+    """Nothing that libdlr would pick up may lie unlisted beside a Neo artifact: it goes by the names' endings.
+
+    Of `libdlr.so` neither it nor this runtime loads anything.
+    """
+    for file in sorted(package.path.iterdir()):
+        if (
+            file.suffix in NEO_SUFFIXES
+            and file.name not in package.manifest.files
+            and file.name not in ("libdlr.so", "libdlr.dylib")
+        ):
+            raise Rejected(f"{file} is not in the manifest, but a runtime may load it. Take it away.")
+
+
 def _check_graph(package: Package) -> None:
-    """The graph's own shapes must be those of the manifest: a wrong input would be read out of bounds."""
+    """The graph's tensors must be those of the manifest: else a runtime would read or write out of bounds."""
     assert package.manifest.neo is not None  # noqa: S101 - the caller looked
     file = package.file(package.manifest.neo.graph)
     if file.stat().st_size > GRAPH_MAX_BYTES:
         raise Rejected(f"{file} is larger than {GRAPH_MAX_BYTES} bytes, which no graph needs.")
     try:
         graph = msgspec.json.decode(file.read_bytes(), type=Graph)
+        _check_indices(graph)
         names = [node.name for node in graph.nodes]
-        shapes, rows = graph.attrs.shape[1], graph.node_row_ptr
-        found = {spec.name: shapes[rows[names.index(spec.name)]] for spec in package.manifest.inputs}
-        heads = [shapes[rows[node] + output] for node, output, *_ in graph.heads]
-    except (msgspec.DecodeError, ValueError, IndexError) as error:
+        shapes, dtypes, rows = graph.attrs.shape[1], graph.attrs.dltype[1], graph.node_row_ptr
+        inputs = [rows[names.index(spec.name)] for spec in package.manifest.inputs]
+        heads = [rows[node] + output for node, output, *_ in graph.heads]
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Rejected(f"{file} is not the graph of this manifest: {error}") from error
-    for spec in package.manifest.inputs:
-        if list(spec.shape) != found[spec.name]:
+    for spec, entry in zip(package.manifest.inputs, inputs, strict=True):
+        if (list(spec.shape), spec.dtype) != (shapes[entry], dtypes[entry]):
             raise Rejected(
-                f"The input {spec.name!r} of {file} has the shape {found[spec.name]}, but the manifest says "
-                f"{list(spec.shape)}."
+                f"The input {spec.name!r} of {file} is {dtypes[entry]} {shapes[entry]}, but the manifest says "
+                f"{spec.dtype} {list(spec.shape)}."
             )
-    declared = [math.prod(spec.shape) for spec in package.manifest.outputs]
-    if [math.prod(shape) for shape in heads] != declared:
-        raise Rejected(f"The outputs of {file} have the shapes {heads}, which is not what the manifest says.")
+    declared = [(spec.size, spec.dtype) for spec in package.manifest.outputs]
+    if [(math.prod(shapes[entry]), dtypes[entry]) for entry in heads] != declared:
+        found = ", ".join(f"{dtypes[entry]} {shapes[entry]}" for entry in heads)
+        raise Rejected(f"The outputs of {file} are {found}, which is not what the manifest says.")
+
+
+def _check_indices(graph: Graph) -> None:
+    """Every index in a graph must point into it.
+
+    Raises:
+        ValueError: one does not, or the lists that go together differ in length.
+    """
+    nodes, rows, entries = len(graph.nodes), graph.node_row_ptr, len(graph.attrs.shape[1])
+    if {len(graph.attrs.dltype[1]), len(graph.attrs.storage_id[1])} != {entries}:
+        raise ValueError("its attributes differ in length")
+    if len(rows) != nodes + 1 or rows != sorted(rows) or rows[0] != 0 or rows[-1] != entries:
+        raise ValueError("`node_row_ptr` does not fit the nodes")
+    if any(size < 0 for shape in graph.attrs.shape[1] for size in shape):
+        raise ValueError("a shape is negative")
+    if not all(0 <= index < nodes and graph.nodes[index].op == "null" for index in graph.arg_nodes):
+        raise ValueError("`arg_nodes` names what is no input")
+    for index, node in enumerate(graph.nodes):
+        if not all(
+            0 <= source < index and 0 <= output < rows[source + 1] - rows[source] for source, output, *_ in node.inputs
+        ):
+            raise ValueError(f"the node {node.name!r} reads what comes later, or nothing")
+    for source, output, *_ in graph.heads:
+        if not (0 <= source < nodes and 0 <= output < rows[source + 1] - rows[source]):
+            raise ValueError("`heads` names what is no output")
 
 
 class Node(msgspec.Struct):

@@ -23,6 +23,7 @@ from lisiere.values import Reading
 LINE_MAX_BYTES = 1 << 20
 ROWS_MAX = 65_536  # in one line
 CLIENTS_MAX = 64
+STEP_MAX_S = 1e9
 _POLL_S = 0.2
 _CHUNK = 65_536
 
@@ -148,8 +149,8 @@ class JsonLines:
         if not any(isinstance(column, list) for column in columns):
             return [Reading(ts, tuple(self._number(value) for value in columns), self._name)]
         step = document.get("step_s")
-        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < math.inf:
-            raise Rejected("lists of numbers need `step_s`, the seconds between them.")
+        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= STEP_MAX_S:
+            raise Rejected("lists of numbers need `step_s`, the seconds between them, above 0 and at most 1e9.")
         length = max(len(column) for column in columns if isinstance(column, list))
         if length > ROWS_MAX or any(not isinstance(column, list) or len(column) != length for column in columns):
             raise Rejected(f"its channels are not lists of one length of at most {ROWS_MAX}.")
