@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lisiere.backends.dlr import find_library
 from support import require
 from support.artifacts import compiled
-
-from lisiere.backends.dlr import find_library
 
 # Runs in a fresh interpreter, where any use of a socket or of another program ends in an error. Python raises
 # these audit events for every socket call, whoever makes it.
@@ -22,7 +21,7 @@ seen = []
 def refuse(event, arguments):
     if event.startswith("socket.") or event in ("subprocess.Popen", "os.system", "os.posix_spawn"):
         seen.append(event)
-        raise RuntimeError(f"{event} {arguments}")
+        raise RuntimeError(event)
 sys.addaudithook(refuse)
 
 from lisiere.backends import open_backend
@@ -35,24 +34,27 @@ for inputs, _ in load_golden(package):
     model.run(inputs)
 model.close()
 
-{extra}
+#EXTRA
 
-print(json.dumps({{"events": seen, "dlr": "dlr" in sys.modules}}))
+print(json.dumps({"events": seen, "dlr": "dlr" in sys.modules}))
 """
 
 
 def run(folder: Path, extra: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(extra=extra), str(folder)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCRIPT.replace("#EXTRA", extra), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
-def test_import_load_and_run_make_no_socket_call(tmp_path: Path) -> None:
+def test_import_load_and_run_make_no_socket_call() -> None:
     require(find_library(), "libdlr")
     done = run(compiled("classifier"))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"events": [], "dlr": False}
-    assert done.stderr == ""
+    assert "neo-ai-dlr" not in done.stderr.lower(), "the banner of the package was printed, so its code ran"
 
 
 def test_the_guard_itself_notices_a_socket_call() -> None:

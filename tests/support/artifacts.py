@@ -18,10 +18,15 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="lisiere-tests-")
 @functools.cache
 def compiled(kind: str) -> Path:
     """Return the artifact of one tiny model: `classifier`, `forecaster` or `detector`. Never written to."""
-    from lisiere_compile import compile_job
+    from lisiere_compile.compiler import compile_job
+    from lisiere_compile.job import load_job
 
     source = MAKERS[kind](Path(_FOLDER.name) / kind)
-    spec = {"classifier": ("image", [1, 3, 8, 8]), "forecaster": ("window", [1, 6, 1]), "detector": ("window", [1, 4, 1])}
+    spec = {
+        "classifier": ("image", [1, 3, 8, 8]),
+        "forecaster": ("window", [1, 6, 1]),
+        "detector": ("window", [1, 4, 1]),
+    }
     name, shape = spec[kind]
     job = source / "job.json"
     job.write_text(
@@ -35,4 +40,4 @@ def compiled(kind: str) -> Path:
             }
         )
     )
-    return compile_job(job)
+    return compile_job(load_job(job), source)

@@ -28,9 +28,7 @@ def running_mosquitto(settings: str = "allow_anonymous true", port: int | None =
     port = port or free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "mosquitto.conf"
-        config.write_text(
-            f"listener {port} 127.0.0.1\nuser root\nmax_queued_messages 0\n{settings}\n"
-        )
+        config.write_text(f"listener {port} 127.0.0.1\nuser root\nmax_queued_messages 0\n{settings}\n")
         process = subprocess.Popen(
             [program, "-c", str(config), "-v"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
