@@ -178,5 +178,5 @@ def test_a_library_in_the_model_folder_is_never_loaded(monkeypatch: pytest.Monke
     model.close()
 
 
-def zeros(model: Model) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def zeros(model: Model) -> dict[str, np.ndarray]:
     return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}

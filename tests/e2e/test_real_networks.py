@@ -132,7 +132,7 @@ def test_a_compiled_network_under_dlr_names_what_onnx_runtime_names(
 def test_a_quantised_mobilenet_names_at_least_seven_of_ten(tmp_path: Path, photographs: Path) -> None:
     classes = (shared_data() / "models" / "imagenet_labels.txt").read_text().splitlines()
     numbered = [f"{at}: {label.strip()}" for at, label in enumerate(classes)]
-    how = ImageInput(layout="NHWC", interpolation="linear")  # the plain resize that its figure was taken with
+    how = ImageInput(layout="NHWC", fit="crop")
     source = package(tmp_path / "source", "mnv1_025_128_q", (1, 128, 128, 3), numbered, how, "uint8")
     results = run(tmp_path, source, photographs, "onnx")
     # The network has a class 0, background, before ImageNet's thousand.
