@@ -1,0 +1,243 @@
+"""`make bench`: what the runtime costs, as ratios against a named alternative, interleaved in one run.
+
+Each comparison alternates its two sides round by round, so that a noisy machine is unfair to neither, and reports
+the median of the rounds' ratios. The figures go to bench/results.json, which git does not keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+from lisiere import health
+from lisiere.backends import open_model
+from lisiere.clock import SystemClock
+from lisiere.config import ImagesSource, PipelineConfig, SpoolConfig
+from lisiere.models import Package, open_package
+from lisiere.pipeline import Pipeline
+from lisiere.spool import Spool
+from lisiere.tasks.preprocess import ImagePreprocess
+from lisiere.values import Frame, Reading
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROW = json.dumps({"x": "y" * 980}).encode()  # 1 kB
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One figure: what, against what, how it came out, and the target."""
+
+    name: str
+    against: str
+    value: float
+    unit: str
+    target: str
+    holds: bool
+
+
+class InMemory:
+    """A source of frames that are in memory already."""
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self._frames = frames
+
+    def items(self, stop: threading.Event) -> Iterator[Frame | Reading]:
+        """Yield them all; see `Source.items`."""
+        for frame in self._frames:
+            if stop.is_set():
+                return
+            yield frame
+
+
+def main() -> int:
+    """Run every benchmark, print the table, and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path, default=REPOSITORY / "bench" / "results.json")
+    args = parser.parse_args()
+    artifact = next((REPOSITORY / "build" / "models").glob("digits-*/manifest.yaml")).parent
+    # On the disk that the project lies on: a temporary folder may be in memory, where a sync costs nothing.
+    (REPOSITORY / "bench").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=REPOSITORY / "bench") as folder:
+        work = Path(folder)
+        outcomes = [
+            overhead(open_package(artifact), args.rounds, work),
+            *spool(args.rounds, work),
+            memory(artifact, work),
+        ]
+    for outcome in outcomes:
+        verdict = "holds" if outcome.holds else "DOES NOT HOLD"
+        print(f"{outcome.name:<34}{outcome.value:>9.3g} {outcome.unit:<6} {outcome.target:<10} {verdict}")
+        print(f"    against {outcome.against}")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(
+        json.dumps({"machine": platform.machine(), "outcomes": [vars(outcome) for outcome in outcomes]}, indent=2)
+    )
+    return 0
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Return how many seconds something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def overhead(package: Package, rounds: int, work: Path) -> Outcome:
+    """A pipeline with spool, against a bare loop of the same preprocessing and `DLRModel.run`."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (120, 160, 3), np.uint8) for _ in range(64)]
+    frames = [Frame(images[at % 64], time.time(), "memory", at) for at in range(2000)]
+    manifest = package.manifest
+    preprocess = ImagePreprocess(manifest.input, manifest.inputs[0])  # type: ignore[arg-type]
+    bare = dlr_model(package)
+
+    def loop() -> None:
+        for frame in frames:
+            bare.run({manifest.inputs[0].name: preprocess(frame.image)})
+
+    def pipeline(number: int) -> float:
+        queue = Spool(SpoolConfig(path=str(work / f"pipeline{number}")), SystemClock())
+        config = PipelineConfig(name="bench", source=ImagesSource(path="-"), model=str(package.path))
+        whole = Pipeline(
+            config,
+            InMemory(frames),
+            package,
+            open_model(package, "dlr"),
+            queue,
+            SystemClock(),
+            lambda: "synced",
+            health.PipelineHealth("bench"),
+        )
+
+        def read() -> None:
+            whole.read()
+            whole.end()
+
+        def run() -> None:
+            reader = threading.Thread(target=read)
+            reader.start()
+            whole.work()
+            reader.join()
+            if not queue.flush(60):
+                raise RuntimeError("The spool did not commit.")
+
+        seconds = timed(run)
+        if queue.committed != len(frames):
+            raise RuntimeError(f"{queue.committed} of {len(frames)} results were accepted.")
+        queue.close()
+        whole.close()
+        return seconds
+
+    loop()
+    ratios = [pipeline(number) / timed(loop) for number in range(rounds)]
+    ratio = statistics.median(ratios)
+    return Outcome(
+        "pipeline overhead",
+        "a bare loop of the same cv2 preprocessing and DLRModel.run",
+        ratio,
+        "x",
+        "<= 1.3",
+        ratio <= 1.3,
+    )
+
+
+def dlr_model(package: Package) -> Any:
+    """Load the artifact in the `dlr` package itself, with its reporting switched off first."""
+    import importlib.util
+
+    found = importlib.util.find_spec("dlr")
+    if found is None or found.origin is None:
+        raise SystemExit("The package dlr is not installed, so there is nothing to compare with.")
+    (Path(found.origin).parent / "counter" / "ccm_config.json").write_text('{"enable_phone_home": false}')
+    import dlr
+
+    return dlr.DLRModel(str(package.path), "cpu", 0, use_default_dlr=True)
+
+
+def spool(rounds: int, work: Path) -> list[Outcome]:
+    """Accepted rows a second, against a bare sqlite3 loop that commits the same batches of the same rows."""
+    count = 8000
+    ratios = []
+    for number in range(rounds):
+        batches: list[int] = []
+        last = 0
+
+        def committed(seq: int, batches: list[int] = batches) -> None:
+            nonlocal last
+            batches.append(seq - last)
+            last = seq
+
+        queue = Spool(SpoolConfig(path=str(work / f"spool{number}")), SystemClock(), committed)
+
+        def ours(queue: Spool = queue) -> None:
+            for _ in range(count):
+                queue.append("bench", ROW)
+            queue.flush()
+
+        seconds = timed(ours)
+        queue.close()
+        db = sqlite3.connect(work / f"bare{number}.db", isolation_level=None)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("CREATE TABLE queue (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, p TEXT, ts REAL, body BLOB)")
+
+        def bare(db: sqlite3.Connection = db, batches: list[int] = batches) -> None:
+            for batch in batches:
+                db.execute("BEGIN IMMEDIATE")
+                db.executemany(
+                    "INSERT INTO queue (kind, p, ts, body) VALUES ('result', ?, ?, ?)",
+                    [("bench", 0.0, ROW)] * batch,
+                )
+                db.execute("COMMIT")
+
+        ratios.append(timed(bare) / seconds)
+        db.close()
+    ratio = statistics.median(ratios)
+    against = "a bare sqlite3 loop that commits the same batches, synchronous=FULL"
+    return [Outcome("spool, accepted rows/s", against, ratio, "x", ">= 0.8", ratio >= 0.8)]
+
+
+def memory(artifact: Path, work: Path) -> Outcome:
+    """Resident memory of `lisiere run` with one DLR pipeline on a video, after some hundred frames."""
+    import cv2
+
+    film = cv2.VideoWriter(str(work / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (640, 480))  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        film.write(rng.integers(0, 255, (480, 640, 3), np.uint8))
+    film.release()
+    source = {"type": "video", "path": "film.avi", "loop": True, "fps": 100}
+    pipeline = {"name": "bench", "source": source, "model": str(artifact), "backend": "dlr"}
+    (work / "device.yaml").write_text(yaml.safe_dump({"device": "bench", "pipelines": [pipeline]}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lisiere", "run", str(work / "device.yaml")], stderr=subprocess.DEVNULL
+    )
+    try:
+        most = 0.0
+        for _ in range(50):
+            time.sleep(0.1)
+            most = max(most, psutil.Process(process.pid).memory_info().rss / 1e6)
+    finally:
+        process.terminate()
+        process.wait(30)
+    return Outcome("resident memory of lisiere run", "the bound of 120 MB", most, "MB", "< 120", most < 120)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
