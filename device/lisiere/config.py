@@ -163,7 +163,7 @@ class Config(_Part, frozen=True, kw_only=True):
     device: Level
     pipelines: Annotated[tuple[PipelineConfig, ...], Meta(min_length=1, max_length=64)]
     transport: MqttConfig | None = None
-    topic_prefix: Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$")] = "lisiere"
+    topic_prefix: Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$(?!\n)")] = "lisiere"
     spool: SpoolConfig = field(default_factory=SpoolConfig)
     health_interval_s: Seconds = 30.0
     metrics_interval_s: Seconds = 30.0

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,8 @@ FILE_NAME = "spool.db"
 SCHEMA_VERSION = 1
 BODY_MAX_BYTES = 120_000  # within AWS IoT Core's 128 KB once the envelope's identity is added
 _BATCH_ROWS = 512
-_PENDING_ROWS = 2048
+_PENDING_ROWS = 1024
+_PENDING_BYTES = 8 << 20
 _EVICT_ROWS = 256  # evict in lots, so that gap records stay few
 _RETRY_S = 1.0
 
@@ -55,7 +57,8 @@ class Counts:
 class _Pending:
     """What the writer has yet to commit."""
 
-    rows: list[tuple[str, str, float, bytes]] = field(default_factory=list)
+    rows: list[tuple[str, float, bytes]] = field(default_factory=list)  # pipeline, accepted_ts, body
+    size: int = 0  # bytes of bodies in `rows`
     acknowledged: list[int] = field(default_factory=list)
 
 
@@ -81,7 +84,8 @@ class Spool:
         self._clock = clock
         self._on_commit = on_commit
         self._folder = Path(config.path)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._pending = _Pending()
         self._writing = False
         self._closing = False
@@ -138,14 +142,16 @@ class Spool:
         """
         if len(body) > BODY_MAX_BYTES:
             raise Rejected(f"A result of {len(body)} bytes cannot be sent; {BODY_MAX_BYTES} is the limit.")
-        row = ("result", pipeline, self._clock.now(), body)
-        with self._changed:
-            if len(self._pending.rows) >= _PENDING_ROWS or self._closing:
-                self._changed.wait_for(lambda: len(self._pending.rows) < _PENDING_ROWS or self._closing, timeout)
-                if len(self._pending.rows) >= _PENDING_ROWS or self._closing:
-                    raise Retryable(f"The spool takes nothing: {self._failure or 'it is closed or too slow'}.")
-            self._pending.rows.append(row)
-            count = len(self._pending.rows)
+        row = (pipeline, self._clock.now(), body)
+        with self._lock:  # the bare lock: entering by way of the condition is the larger part of an append
+            if self._full():
+                self._changed.wait_for(lambda: not self._full() or self._closing, timeout)
+            if self._closing or self._full():
+                raise Retryable(f"The spool takes nothing: {self._failure or 'it is closed or too slow'}.")
+            pending = self._pending
+            pending.rows.append(row)
+            pending.size += len(body)
+            count = len(pending.rows)
         # The writer lingers for a batch, so it needs to hear of the first row and of a full batch only.
         if count == 1 or count == _BATCH_ROWS:
             self._wake.set()
@@ -171,6 +177,9 @@ class Spool:
         self._thread.join(timeout)
         return not self._pending.rows and not self._writing
 
+    def _full(self) -> bool:
+        return len(self._pending.rows) >= _PENDING_ROWS or self._pending.size >= _PENDING_BYTES
+
     def _idle(self) -> bool:
         return not (self._pending.rows or self._pending.acknowledged or self._writing)
 
@@ -186,6 +195,7 @@ class Spool:
                 pending, self._pending = self._pending, _Pending()
                 self._writing = bool(pending.rows or pending.acknowledged)
                 closing = self._closing
+                self._changed.notify_all()  # there is room again, while this batch is written
             refused = self._writing and not self._commit(pending)
             if closing:  # nothing is added after closing, so one batch was all, and a refusing disk gets no more
                 with contextlib.suppress(sqlite3.Error):
@@ -205,6 +215,7 @@ class Spool:
             with self._changed:
                 self._failure = f"{database_file(self._folder)} refuses to commit: {error}"
                 self._pending.rows[:0] = pending.rows
+                self._pending.size += pending.size
                 self._pending.acknowledged[:0] = pending.acknowledged
                 self._writing = False
             return False
@@ -228,11 +239,13 @@ class Spool:
             gone, freed = self._delete(pending.acknowledged)
             rows, size = rows - gone, size - freed
         if pending.rows:
-            numbered = [(seq + 1 + at, *row) for at, row in enumerate(pending.rows)]
-            db.executemany("INSERT INTO queue VALUES (?, ?, ?, ?, ?)", numbered)
-            _count(db, "accepted", Counter(row[1] for row in pending.rows))
-            seq += len(numbered)
-            rows, size = rows + len(numbered), size + sum(len(row[3]) for row in pending.rows)
+            # AUTOINCREMENT gives the next numbers, without holes: a batch that fails gives its own back.
+            db.executemany(
+                "INSERT INTO queue (kind, pipeline, accepted_ts, body) VALUES ('result', ?, ?, ?)", pending.rows
+            )
+            _count(db, "accepted", Counter(map(itemgetter(0), pending.rows)))
+            added = len(pending.rows)
+            seq, rows, size = seq + added, rows + added, size + pending.size
             limit = int(self._config.max_mb * 1e6)
             if rows > self._config.max_rows or size > limit:
                 seq, rows, size = self._evict(seq, rows, size, limit)
