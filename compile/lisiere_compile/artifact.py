@@ -1,0 +1,150 @@
+"""The artifact folder: its files, and how it comes into place whole or not at all.
+
+libdlr takes the one `.json`, `.params` and `.so` that it finds by their endings, so there is exactly one of each.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from lisiere.errors import Rejected
+from lisiere.models import Manifest, Package, TensorSpec, write_manifest
+from lisiere.models.manifest import Build, Classification, Golden, NeoFiles
+from numpy.typing import NDArray
+
+GRAPH, PARAMS, LIBRARY, META = "compiled.json", "compiled.params", "compiled.so", "compiled.meta"
+MANIFEST, LABELS, GOLDEN, ONNX = "manifest.yaml", "labels.txt", "golden.npz", "model.onnx"
+
+
+@contextmanager
+def placed(final: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `final`, and put it in the place of `final` when the body ends well.
+
+    Raises:
+        Rejected: something other than an artifact is in the way.
+    """
+    if final.exists() and not (final / MANIFEST).is_file():
+        raise Rejected(f"{final} exists and is not an artifact, so it is not replaced. Move it out of the way.")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    except OSError as error:
+        raise Rejected(f"Nothing can be written to {final.parent}: {error.strerror}.") from error
+    new, old = temporary / "new", temporary / "old"
+    try:
+        new.mkdir()
+        yield new
+        if final.exists():
+            final.rename(old)
+        try:
+            new.rename(final)
+        except BaseException:
+            if old.exists():
+                old.rename(final)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_graph(folder: Path, graph: dict[str, Any], params: bytes, library: Path) -> None:
+    """Write the three files that the graph executor loads."""
+    (folder / GRAPH).write_text(json.dumps(graph, indent=1) + "\n", encoding="utf-8")
+    (folder / PARAMS).write_bytes(params)
+    shutil.copyfile(library, folder / LIBRARY)
+
+
+def write_meta(folder: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], arch: str) -> None:
+    """Write Neo's metadata, from which DLR takes the names of the outputs.
+
+    `TargetDeviceType` is the one requirement that libdlr compares with the device it is asked to run on.
+    """
+
+    def entries(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+        return [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
+
+    document = {
+        "Model": {"Inputs": entries(inputs), "Outputs": entries(outputs)},
+        "Requirements": {"TargetDeviceType": "cpu", "TargetArch": arch},
+    }
+    (folder / META).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def write_golden(file: Path, inputs: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> None:
+    """Write golden vectors: name -> [cases, *shape] for inputs and outputs."""
+    arrays = {f"inputs/{name}": array for name, array in inputs.items()}
+    arrays |= {f"outputs/{name}": array for name, array in outputs.items()}
+    with file.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def write_meaning(
+    folder: Path,
+    package: Package,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    build: Build,
+    keep_onnx: bool,
+) -> Manifest:
+    """Write the manifest and what else the package says of the model; golden vectors may be there already."""
+    source = package.manifest
+    task = source.task
+    if isinstance(task, Classification):
+        shutil.copyfile(package.file(task.labels), folder / LABELS)
+        task = msgspec.structs.replace(task, labels=LABELS)
+    if source.golden is not None:
+        shutil.copyfile(package.file(source.golden.file), folder / GOLDEN)
+        golden = msgspec.structs.replace(source.golden, file=GOLDEN)
+    else:
+        golden = Golden(file=GOLDEN)
+    if keep_onnx and source.onnx is not None:
+        shutil.copyfile(package.file(source.onnx), folder / ONNX)
+    manifest = msgspec.structs.replace(
+        source,
+        inputs=inputs,
+        outputs=outputs,
+        task=task,
+        golden=golden,
+        onnx=ONNX if keep_onnx else None,
+        neo=NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY),
+        build=build,
+    )
+    return write_manifest(manifest, folder / MANIFEST)
+
+
+def tool_versions(compiler: str) -> dict[str, str]:
+    """Return what made the artifact, by name."""
+    found = {"cc": compiler}
+    for name in ("lisiere", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_agreement(manifest: Manifest, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Check that a package declares the inputs and outputs that the compiled model has.
+
+    Raises:
+        Rejected: it does not; the message shows both.
+    """
+    for kind, declared, compiled in (("input", manifest.inputs, inputs), ("output", manifest.outputs, outputs)):
+        said, found = ", ".join(map(_show, declared)), ", ".join(map(_show, compiled))
+        if said != found:
+            raise Rejected(
+                f"The manifest of {manifest.name} declares the {kind}s {said}, but the compiled model has {found}. "
+                "Mend the manifest, or the shapes in the job's DataInputConfig."
+            )
+
+
+def _show(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {list(spec.shape)}"
