@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     log = _progress(quiet=args.json)
     try:
         job = load_job(args.job)
-        folder = compile_job(job, args.job.resolve().parent, output=args.output, keep_onnx=not args.no_onnx, log=log)
+        with _interruptible(log):
+            folder = compile_job(
+                job, args.job.resolve().parent, output=args.output, keep_onnx=not args.no_onnx, log=log
+            )
     except LisiereError as error:
         if args.json:
             _print({"error": str(error), "stages": log.seconds})
@@ -82,6 +88,22 @@ def run(args: argparse.Namespace) -> int:
             f"{log.verdict.max_difference:.2g}.\n"
         )
     return DONE
+
+
+@contextmanager
+def _interruptible(log: Log) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the compilation the same way, with everything half-made removed."""
+
+    def stop(_number: int, _frame: object) -> None:
+        log.interrupted = True
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _print(document: dict[str, Any]) -> None:

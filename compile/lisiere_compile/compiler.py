@@ -39,6 +39,8 @@ class Log:
         seconds: stage -> seconds, in order.
         verdict: of the gate.
         kernels, unscheduled: how many kernels there are, and which run as TVM gave them.
+        interrupted: set by a signal handler; the stage then ends in KeyboardInterrupt even where TVM has swallowed it
+            or made another error of it, as its passes do.
     """
 
     began: Callable[[str], None] = lambda _stage: None
@@ -47,6 +49,7 @@ class Log:
     verdict: Verdict = field(default_factory=Verdict)
     kernels: int = 0
     unscheduled: tuple[str, ...] = ()
+    interrupted: bool = False
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -58,6 +61,8 @@ class Log:
         finally:  # a stage that fails has ended too, and the terminal is left as it was
             self.seconds[name] = time.monotonic() - start
             self.ended(name, self.seconds[name])
+            if self.interrupted:
+                raise KeyboardInterrupt
 
 
 def compile_job(

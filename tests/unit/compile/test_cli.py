@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lisiere_compile import lower
 from lisiere_compile.cli import register
 
 from .conftest import dense, make_job, write_package
@@ -69,3 +74,21 @@ def test_exit_codes(job: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     out, err = capfd.readouterr()
     assert "There is nothing at" in json.loads(out)["error"]
     assert "There is nothing at" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_tvm_swallows_still_ends_it(
+    job: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    legalise, before = lower.legalise, signal.getsignal(number)
+
+    def interrupted(*arguments: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        return legalise(*arguments)
+
+    monkeypatch.setattr(lower, "legalise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(job)
+    assert signal.getsignal(number) == before
+    assert not (job.parent / "out").exists()
