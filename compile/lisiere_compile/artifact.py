@@ -114,7 +114,7 @@ def write_meaning(
         task=task,
         golden=golden,
         onnx=ONNX if keep_onnx else None,
-        neo=NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY),
+        neo=NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY, meta=META),
         build=build,
     )
     return write_manifest(manifest, folder / MANIFEST)

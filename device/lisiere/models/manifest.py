@@ -117,11 +117,12 @@ class FileEntry(_Part, frozen=True, kw_only=True):
 
 
 class NeoFiles(_Part, frozen=True, kw_only=True):
-    """The three files of a Neo artifact that the graph executor loads."""
+    """The files of a Neo artifact that the graph executor loads, and libdlr's own description of it, if any."""
 
     graph: FileName
     params: FileName
     library: FileName
+    meta: FileName | None = None
 
 
 class Golden(_Part, frozen=True, kw_only=True):
@@ -177,7 +178,9 @@ class Manifest(_Part, frozen=True, kw_only=True):
         if self.onnx:
             found["onnx"] = self.onnx
         if self.neo:
-            found |= {f"neo.{role}": getattr(self.neo, role) for role in ("graph", "params", "library")}
+            found |= {"neo.graph": self.neo.graph, "neo.params": self.neo.params, "neo.library": self.neo.library}
+            if self.neo.meta:
+                found["neo.meta"] = self.neo.meta
         if self.golden:
             found["golden.file"] = self.golden.file
         if isinstance(self.task, Classification):

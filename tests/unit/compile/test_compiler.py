@@ -169,6 +169,7 @@ def test_the_artifact_holds_what_libdlr_wants_and_what_the_package_said(compile_
     ]  # fmt: skip
     assert list(log.seconds) == list(STAGES)
     manifest = open_package(folder).manifest
+    assert set(names) == {*manifest.files, "manifest.yaml"}  # all of it stands under the digest
     assert (manifest.licence, manifest.figures) == ("CC0-1.0", {"error": 0.25})
     assert manifest.data is not None
     assert manifest.build is not None
