@@ -74,7 +74,9 @@ class ImagePreprocess:
         # After the resize: fewer pixels to convert.
         if colour is not None:
             fitted = np.asarray(self._cv2.cvtColor(fitted, colour), np.uint8)
-        return self._tensor(fitted)
+        tensor = self._tensor(fitted)
+        # A grey frame of the right size that stays bytes would come out as itself.
+        return tensor.copy() if np.may_share_memory(tensor, image) else tensor
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = image.shape[:2]
@@ -111,7 +113,7 @@ class ImagePreprocess:
                 values *= self._scale
         if self._dtype.kind in "iu" and values.dtype != self._dtype:  # bytes wrap in int8 as floats do
             limits = np.iinfo(self._dtype)
-            values = np.clip(np.rint(values), limits.min, limits.max)
+            values = np.clip(np.rint(values.astype(np.float32, copy=False)), limits.min, limits.max)
         if self._how.layout == "NCHW":
             values = values.transpose(2, 0, 1)
         return np.ascontiguousarray(values, dtype=self._dtype).reshape(self._spec.shape)

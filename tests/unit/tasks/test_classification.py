@@ -1,0 +1,166 @@
+"""Classification: scores become labels with probabilities, whatever the model gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lisiere.backends import open_model
+from lisiere.clock import ManualClock
+from lisiere.errors import Permanent, Rejected
+from lisiere.models import Manifest, Package, TensorSpec, open_package
+from lisiere.models.manifest import Classification, ImageInput
+from lisiere.tasks import open_task
+from lisiere.tasks.classification import ClassificationTask
+from lisiere.values import ClassificationBody, Frame
+from numpy.typing import NDArray
+from support import tiny
+
+LABELS = ("ash", "beech", "oak", "yew")
+FRAME = Frame(np.zeros((8, 8, 3), np.uint8), 0.0, "camera", 0)
+
+
+class Fake:
+    """A model that gives what it is told to, and takes 3 ms of the clock for it."""
+
+    def __init__(self, manifest: Manifest, output: NDArray[Any], clock: ManualClock) -> None:
+        self.inputs, self.outputs = manifest.inputs, manifest.outputs
+        self.feeds: Mapping[str, NDArray[Any]] = {}
+        self._output = output
+        self._clock = clock
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.feeds = feeds
+        self._clock.advance(0.003)
+        return {self.outputs[0].name: self._output}
+
+    def close(self) -> None:
+        pass
+
+
+def task(output: object, dtype: str = "float32", **what: Any) -> tuple[ClassificationTask, Fake]:
+    manifest = Manifest(
+        schema="lisiere.model/1",
+        name="trees",
+        version="1.0.0",
+        inputs=(TensorSpec(name="image", shape=(1, 3, 8, 8)),),
+        outputs=(TensorSpec(name="scores", shape=(1, 4)),),
+        input=ImageInput(),
+        task=Classification(labels="labels.txt", **what),
+        files={},
+    )
+
+    class Labelled(Package):
+        def labels(self) -> tuple[str, ...]:
+            return LABELS
+
+    clock = ManualClock()
+    model = Fake(manifest, np.asarray(output, dtype).reshape(1, 4), clock)
+    return ClassificationTask(Labelled(Path("nowhere"), manifest, "sha256:"), model, clock), model
+
+
+def body(output: object, dtype: str = "float32", **what: Any) -> ClassificationBody:
+    found = task(output, dtype, **what)[0](FRAME).body
+    assert isinstance(found, ClassificationBody)
+    return found
+
+
+def test_the_best_label_comes_first_and_the_rest_in_order() -> None:
+    found = body([0.1, 0.6, 0.05, 0.25])
+    assert (found.label, found.score) == ("beech", 0.6)
+    assert [(one.label, one.score) for one in found.top] == [("beech", 0.6), ("yew", 0.25), ("ash", 0.1)]
+
+
+@pytest.mark.parametrize(("top", "listed"), [(1, 1), (3, 3), (4, 4), (100, 4)])
+def test_top_is_how_many_are_listed_at_most(top: int, listed: int) -> None:
+    assert len(body([0.1, 0.2, 0.3, 0.4], top=top).top) == listed
+
+
+def test_of_equals_the_first_label_goes_before() -> None:
+    assert [one.label for one in body([0.25] * 4, top=4).top] == list(LABELS)
+    assert [one.label for one in body([0, 9, 9, 1], "uint8", scores="uint8").top] == ["beech", "oak", "yew"]
+
+
+def test_softmax_of_logits() -> None:
+    logits = np.asarray([1.0, 3.0, -2.0, 0.5])
+    shares = np.exp(logits) / np.exp(logits).sum()
+    found = body(logits, scores="softmax", top=4)
+    assert [one.score for one in found.top] == pytest.approx(sorted(shares, reverse=True), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "logits", [[1000.0, 0.0, -1000.0, 0.0], [3.4e38, -3.4e38, 0.0, 3.0], [-1e30, -1e30, -1e30, -1e30], [0.0] * 4]
+)
+def test_softmax_of_large_logits_does_not_overflow(logits: list[float]) -> None:
+    found = body(logits, scores="softmax", top=4)
+    assert sum(one.score for one in found.top) == pytest.approx(1, abs=1e-5)
+
+
+@given(st.lists(st.floats(-(2.0**127), 2.0**127, width=32), min_size=4, max_size=4))
+def test_softmax_gives_shares_of_one_in_the_order_of_the_logits(logits: list[float]) -> None:
+    found = body(logits, scores="softmax", top=4)
+    assert sum(one.score for one in found.top) == pytest.approx(1, abs=1e-5)
+    assert all(0 <= one.score <= 1 for one in found.top)
+    assert logits[LABELS.index(found.label)] == pytest.approx(max(logits), abs=1e-4)
+
+
+def test_quantised_scores_are_shares_of_255() -> None:
+    found = body([0, 51, 255, 102], "uint8", scores="uint8")
+    assert [(one.label, one.score) for one in found.top] == [("oak", 1.0), ("yew", 0.4), ("beech", 0.2)]
+
+
+@pytest.mark.parametrize("scores", ["softmax", "probabilities"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_numbers_are_rejected(scores: str, wrong: float) -> None:
+    with pytest.raises(Rejected, match="not numbers"):
+        body([0.1, wrong, 0.2, 0.3], scores=scores)
+
+
+def test_scores_are_rounded_to_a_millionth_and_can_be_encoded() -> None:
+    found = body([1 / 3, 1 / 7, 1 / 9, 0.4])
+    assert found.top[1].score == 0.333333
+    assert msgspec.json.decode(msgspec.json.encode(found))["top"][0] == {"label": "yew", "score": 0.4}
+
+
+def test_the_time_of_each_step_is_told_in_milliseconds() -> None:
+    found = task([1, 0, 0, 0])[0](FRAME)
+    assert (found.preprocess_ms, found.postprocess_ms) == (0, 0)
+    assert found.infer_ms == pytest.approx(3)
+
+
+def test_the_model_gets_the_preprocessed_tensor_by_its_name() -> None:
+    what, model = task([1, 0, 0, 0])
+    what(Frame(np.full((16, 16), 7, np.uint8), 0.0, "camera", 0))
+    assert list(model.feeds) == ["image"]
+    assert model.feeds["image"].shape == (1, 3, 8, 8)
+    assert (model.feeds["image"] == 7).all()
+
+
+def test_a_frame_that_cannot_be_used_is_rejected_before_the_model_is_asked() -> None:
+    what, model = task([1, 0, 0, 0])
+    with pytest.raises(Rejected):
+        what(Frame(np.zeros((0, 0, 3), np.uint8), 0.0, "camera", 0))
+    assert model.feeds == {}
+
+
+def test_a_real_model_classifies_as_its_golden_vectors_say(tmp_path: Path) -> None:
+    package = open_package(tiny.classifier(tmp_path))
+    opened = open_model(package, "onnx")
+    what = open_task(package, opened.model, ManualClock())
+    image = np.random.default_rng(5).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    found = what(Frame(image, 0.0, "camera", 0))
+    assert found is not None
+    assert isinstance(found.body, ClassificationBody)
+    tensor = (image[:, :, ::-1].astype(np.float32) / 255).transpose(2, 0, 1)[None]
+    logits = opened.model.run({"image": tensor})["scores"][0]
+    assert found.body.label == tiny.LABELS[int(logits.argmax())]
+    assert found.body.score == pytest.approx(np.exp(logits.max()) / np.exp(logits).sum(), abs=1e-5)
+    opened.model.close()
+    with pytest.raises(Permanent, match="closed"):
+        what(FRAME)
