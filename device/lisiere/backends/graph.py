@@ -159,6 +159,8 @@ class _Host:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.error = ""
+        # Kernels ask for the same sizes at every run, so what they give back is kept for the next: by size, by address.
+        self._free_by_size: dict[int, list[int]] = {}
         self._buffers: dict[int, NDArray[np.uint8]] = {}
         pointer, integer = ctypes.c_void_p, ctypes.c_int
         hooks: dict[str, Any] = {
@@ -182,12 +184,19 @@ class _Host:
         self.error = message.decode(errors="replace")
 
     def _allocate(self, _device: int, _id: int, size: int, _code: int, _bits: int) -> int:
+        if free := self._free_by_size.get(size):
+            return free.pop()
         buffer = _aligned(size)
-        self._buffers[buffer.ctypes.data] = buffer
-        return buffer.ctypes.data
+        address = int(buffer.ctypes.data)
+        self._buffers[address] = buffer
+        return address
 
     def _free(self, _device: int, _id: int, address: int) -> int:
-        return 0 if self._buffers.pop(address, None) is not None else -1
+        buffer = self._buffers.get(address)
+        if buffer is None:
+            return -1
+        self._free_by_size.setdefault(len(buffer), []).append(address)
+        return 0
 
     def _launch(self, function: int, closure: int, _tasks: int) -> int:
         """Run a parallel region as one task. Source: TVMParallelGroupEnv {void* sync_handle; int num_task}."""
