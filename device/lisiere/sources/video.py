@@ -17,6 +17,7 @@ from lisiere.sources.base import FaultReport
 from lisiere.sources.pace import Pacer
 from lisiere.values import Frame
 
+_SILENT = 0  # LOG_LEVEL_SILENT
 _TIMEOUT_MS = 5000  # to open a network camera, and to get a frame from it
 _DEFAULT_FPS = 25.0  # for files that do not say
 _MOST_FPS = 1000.0  # a file that says more has no frame rate but a clock
@@ -27,8 +28,8 @@ def _cv2() -> Any:
         import cv2
     except ImportError as error:
         raise Permanent("OpenCV is not installed: `pip install lisiere[camera]` brings it.") from error
-    # Every failure is reported in our own words.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # Every failure is reported in our own words. The name has moved: OpenCV 4 has the first, 5 the second.
+    (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(_SILENT)
     return cv2
 
 
