@@ -6,6 +6,7 @@ Nothing else in the package asks the operating system what time it is, so a test
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import time
 from datetime import datetime, timezone
@@ -90,11 +91,14 @@ class ManualClock:
 def rfc3339(ts: float) -> str:
     """Format seconds since the epoch as RFC 3339 in UTC with milliseconds: `2026-01-31T07:36:16.123Z`."""
     whole, milli = divmod(round(ts * 1000), 1000)
+    return f"{_second(whole)}.{milli:03d}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(whole: int) -> str:
+    """The stamp's part up to the second, which many results share."""
     tm = time.gmtime(whole)
-    return (
-        f"{tm.tm_year:04d}-{tm.tm_mon:02d}-{tm.tm_mday:02d}T"
-        f"{tm.tm_hour:02d}:{tm.tm_min:02d}:{tm.tm_sec:02d}.{milli:03d}Z"
-    )
+    return f"{tm.tm_year:04d}-{tm.tm_mon:02d}-{tm.tm_mday:02d}T{tm.tm_hour:02d}:{tm.tm_min:02d}:{tm.tm_sec:02d}"
 
 
 def parse_ts(text: str) -> float:

@@ -84,33 +84,32 @@ class DlrModel:
             self.close()
             raise
         # Everything about a call that does not change between calls, made once.
-        self._run = library.RunDLRModel
+        self._set, self._run, self._get = library.SetDLRInput, library.RunDLRModel, library.GetDLROutput
         self._reference = ctypes.byref(self._handle)
         self._setters = [
-            (
-                ctypes.c_char_p(s.name.encode()),
-                (ctypes.c_int64 * len(s.shape))(*s.shape),
-                ctypes.c_int(len(s.shape)),
-            )
+            (ctypes.c_char_p(s.name.encode()), (ctypes.c_int64 * len(s.shape))(*s.shape), ctypes.c_int(len(s.shape)))
             for s in self.inputs
         ]
+        self._getters = []
+        for index, spec in enumerate(self.outputs):
+            buffer = np.empty(spec.shape, spec.dtype)
+            self._getters.append((spec.name, buffer, ctypes.c_int(index), ctypes.c_void_p(buffer.ctypes.data)))
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Infer once; see `Model.run`."""
         if not self._handle:
             raise Permanent(f"The model of {self._path} has been closed.")
-        library, reference = self._library, self._reference
+        reference = self._reference
         for (name, shape, ndim), array in zip(self._setters, check_feeds(self.inputs, feeds), strict=True):
-            if library.SetDLRInput(reference, name, shape, ctypes.c_void_p(array.ctypes.data), ndim):
+            if self._set(reference, name, shape, ctypes.c_void_p(array.ctypes.data), ndim):
                 self._fail("SetDLRInput")
         if self._run(reference):
             self._fail("RunDLRModel")
         results = {}
-        for index, spec in enumerate(self.outputs):
-            output = np.empty(spec.shape, spec.dtype)
-            if library.GetDLROutput(reference, index, ctypes.c_void_p(output.ctypes.data)):
+        for output, buffer, index, address in self._getters:
+            if self._get(reference, index, address):
                 self._fail("GetDLROutput")
-            results[spec.name] = output
+            results[output] = buffer.copy()
         return results
 
     def close(self) -> None:

@@ -31,6 +31,10 @@ _PENDING_ROWS = 1024
 _PENDING_BYTES = 8 << 20
 _EVICT_ROWS = 256  # evict in lots, so that gap records stay few
 _RETRY_S = 1.0
+_INSERTS = {
+    size: "INSERT INTO queue (kind, pipeline, accepted_ts, body) VALUES " + ", ".join(["('result', ?, ?, ?)"] * size)
+    for size in (128, 32, 8, 1)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +243,7 @@ class Spool:
             gone, freed = self._delete(pending.acknowledged)
             rows, size = rows - gone, size - freed
         if pending.rows:
-            # AUTOINCREMENT gives the next numbers, without holes: a batch that fails gives its own back.
-            db.executemany(
-                "INSERT INTO queue (kind, pipeline, accepted_ts, body) VALUES ('result', ?, ?, ?)", pending.rows
-            )
+            self._insert(pending.rows)
             _count(db, "accepted", Counter(map(itemgetter(0), pending.rows)))
             added = len(pending.rows)
             seq, rows, size = seq + added, rows + added, size + pending.size
@@ -251,6 +252,19 @@ class Spool:
                 seq, rows, size = self._evict(seq, rows, size, limit)
         db.execute("COMMIT")
         return seq, rows, size
+
+    def _insert(self, rows: list[tuple[str, float, bytes]]) -> None:
+        """Add rows to the queue. AUTOINCREMENT numbers them without holes: a batch that fails gives its own back.
+
+        Many rows a statement, because each statement lets go of the interpreter's lock and has to win it back from
+        the threads that infer.
+        """
+        start = 0
+        for size, statement in _INSERTS.items():
+            while start + size <= len(rows):
+                flat = [value for row in rows[start : start + size] for value in row]
+                self._db.execute(statement, flat)
+                start += size
 
     def _delete(self, seqs: list[int]) -> tuple[int, int]:
         """Delete acknowledged rows; return how many there were and how many bytes they held."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,8 +41,11 @@ class ClassificationTask:
         output = self._model.run({self._input: tensor})[self._output]
         inferred = moment()
         scores = self._scores(output.reshape(-1))
-        best = np.argsort(-scores, kind="stable")[: self._top].tolist()  # of equals, the first label
-        top = [LabelScore(self._labels[at], round(float(scores[at]), 6)) for at in best]
+        best = scores.argsort()[-self._top :][::-1]
+        top = [
+            LabelScore(self._labels[at], round(score, 6))
+            for at, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+        ]
         body = ClassificationBody(label=top[0].label, score=top[0].score, top=top)
         return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
 
@@ -53,10 +58,10 @@ class ClassificationTask:
         if self._task.scores == "uint8":
             return output.astype(np.float32) / np.float32(255)
         scores: NDArray[np.float32] = output.astype(np.float32, copy=False)
-        if not np.isfinite(scores).all():
-            raise Rejected("The model's scores are not numbers.")
         if self._task.scores == "softmax":
             # Shifted by the largest, so that no exponential overflows.
-            wide = np.exp(scores.astype(np.float64) - float(scores.max()))
-            scores = (wide / wide.sum()).astype(np.float32)
-        return scores
+            scores = np.exp(scores - scores.max())
+        total = float(scores.sum())
+        if not math.isfinite(total):  # one number that is none makes the sum none
+            raise Rejected("The model's scores are not numbers.")
+        return scores / np.float32(total) if self._task.scores == "softmax" else scores
