@@ -10,6 +10,8 @@ from lisiere.models import Package, TensorSpec
 
 # Best first. ONNX Runtime itself goes on to the next where one cannot take a node.
 _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+# What ONNX Runtime calls the manifest's dtypes; the others go by the same name.
+_DTYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
 
 
 def load(package: Package, threads: int = 1) -> OnnxModel:
@@ -49,7 +51,7 @@ class OnnxModel:
             ("input", self.inputs, session.get_inputs()),
             ("output", self.outputs, session.get_outputs()),
         ):
-            shapes = {node.name: node.shape for node in found}
+            shapes, dtypes = {node.name: node.shape for node in found}, {node.name: node.type for node in found}
             if set(shapes) != {spec.name for spec in specs}:
                 raise Rejected(f"{file} has the {kind}s {', '.join(shapes)}, which is not what the manifest says.")
             for spec in specs:
@@ -57,6 +59,11 @@ class OnnxModel:
                     raise Rejected(
                         f"The {kind} {spec.name!r} of {file} has the shape {shapes[spec.name]}, but the manifest says "
                         f"{list(spec.shape)}."
+                    )
+                if dtypes[spec.name] != _DTYPES.get(spec.dtype, f"tensor({spec.dtype})"):
+                    raise Rejected(
+                        f"The {kind} {spec.name!r} of {file} is a {dtypes[spec.name]}, but the manifest says "
+                        f"{spec.dtype}."
                     )
         self._file = file
         self._session: ort.InferenceSession | None = session
@@ -67,10 +74,13 @@ class OnnxModel:
         if self._session is None:
             raise Permanent(f"The model of {self._file} has been closed.")
         arrays = check_feeds(self.inputs, feeds)
-        values = self._session.run(
-            self._names, {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
-        )
-        return {spec.name: value.reshape(spec.shape) for spec, value in zip(self.outputs, values, strict=True)}
+        try:
+            values = self._session.run(
+                self._names, {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
+            )
+            return {spec.name: value.reshape(spec.shape) for spec, value in zip(self.outputs, values, strict=True)}
+        except Exception as error:  # its own classes, or a dynamic output of another size than the manifest's
+            raise Permanent(f"ONNX Runtime failed on {self._file}: {error}") from error
 
     def close(self) -> None:
         """Let the session go."""

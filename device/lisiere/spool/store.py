@@ -32,7 +32,7 @@ _PENDING_BYTES = 8 << 20
 _EVICT_ROWS = 256  # evict in lots, so that gap records stay few
 _RETRY_S = 1.0
 _INSERTS = {
-    size: "INSERT INTO queue (kind, pipeline, accepted_ts, body) VALUES " + ", ".join(["('result', ?, ?, ?)"] * size)
+    size: "INSERT INTO queue (kind, pipeline, accepted_ts, body) VALUES " + ", ".join(["('result', ?, ?, ?)"] * size)  # noqa: S608
     for size in (128, 32, 8, 1)
 }
 

@@ -41,7 +41,7 @@ class ClassificationTask:
         output = self._model.run({self._input: tensor})[self._output]
         inferred = moment()
         scores = self._scores(output.reshape(-1))
-        best = scores.argsort()[-self._top :][::-1]
+        best = (-scores).argsort(kind="stable")[: self._top]  # of equals, the first label
         top = [
             LabelScore(self._labels[at], round(score, 6))
             for at, score in zip(best.tolist(), scores[best].tolist(), strict=True)
@@ -57,11 +57,11 @@ class ClassificationTask:
         """
         if self._task.scores == "uint8":
             return output.astype(np.float32) / np.float32(255)
-        scores: NDArray[np.float32] = output.astype(np.float32, copy=False)
-        if self._task.scores == "softmax":
-            # Shifted by the largest, so that no exponential overflows.
-            scores = np.exp(scores - scores.max())
-        total = float(scores.sum())
-        if not math.isfinite(total):  # one number that is none makes the sum none
+        # In double precision neither the sum nor the shift by the largest can overflow.
+        scores = output.astype(np.float64)
+        if not math.isfinite(scores.sum()):  # one number that is none makes the sum none
             raise Rejected("The model's scores are not numbers.")
-        return scores / np.float32(total) if self._task.scores == "softmax" else scores
+        if self._task.scores == "softmax":
+            scores = np.exp(scores - scores.max())
+            scores /= scores.sum()
+        return scores.astype(np.float32)
