@@ -1,0 +1,174 @@
+"""The scenario document: which pipelines run on what input, and what goes wrong when.
+
+Times are seconds since the device came online. Unknown keys are errors, and every error names its path.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from lisiere.config import Level, QueueConfig
+from lisiere.errors import ConfigError
+from msgspec import Meta, Struct, field
+
+from lisiere_sim.pump import Fault as PumpFaultKind
+
+SCENARIO_MAX_BYTES = 1 << 20
+
+Positive = Annotated[float, Meta(gt=0, le=86_400)]
+NotNegative = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+class _Part(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What all parts share: unknown keys are errors. Type checkers want the rest said at each class."""
+
+
+class CameraInput(_Part, tag="camera", tag_field="kind", frozen=True, kw_only=True):
+    """A virtual camera that looks at handwritten digits: a video file of `frames` rendered frames, in a loop.
+
+    Attributes:
+        glyphs: an .npz with `glyphs`, uint8 [n, 8, 8]; digits that no model was trained on.
+    """
+
+    glyphs: str = "models/digits/heldout.npz"
+    fps: Annotated[float, Meta(gt=0, le=120)] = 10.0
+    frames: Annotated[int, Meta(ge=2, le=10_000)] = 120
+    width: Annotated[int, Meta(ge=32, le=1920)] = 160
+    height: Annotated[int, Meta(ge=32, le=1080)] = 120
+
+
+class PumpFault(_Part, frozen=True, kw_only=True):
+    """A fault of the pump that is there for a while."""
+
+    kind: PumpFaultKind
+    at_s: NotNegative
+    length_s: Positive
+    severity: Annotated[float, Meta(gt=0, le=1)] = 0.8
+
+
+class PumpInput(_Part, tag="pump", tag_field="kind", frozen=True, kw_only=True):
+    """The virtual pump: vibration in real time on the device's socket, `block` samples a line."""
+
+    channel: str = "vibration"
+    rate_hz: Annotated[float, Meta(ge=16, le=20_000)] = 512.0
+    block: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    faults: tuple[PumpFault, ...] = ()
+
+
+class CsvInput(_Part, tag="csv", tag_field="kind", frozen=True, kw_only=True):
+    """A recorded series, replayed faster than it was recorded: `rows_per_s` rows a second.
+
+    The record must last for the scenario: it is neither repeated nor made longer.
+    """
+
+    path: str = "models/co2/holdout.csv"
+    time: str = "time"
+    rows_per_s: Annotated[float, Meta(gt=0, le=10_000)] = 5.0
+
+
+class Pipeline(_Part, frozen=True, kw_only=True):
+    """One input through one model; `model` is a name in --models, or the path of a model folder."""
+
+    name: Level
+    input: CameraInput | PumpInput | CsvInput
+    model: Annotated[str, Meta(min_length=1)]
+    queue: QueueConfig = field(default_factory=lambda: QueueConfig(policy="all", size=64))
+
+
+class Fault(_Part, frozen=True, kw_only=True):
+    """What goes wrong.
+
+    Attributes:
+        kind: `cut` closes every connection, `delay` holds everything back for `delay_ms` each way, `stall` keeps
+            connections open and forwards nothing, `kill` is kill -9 of the device, which is started again
+            after `length_s`.
+    """
+
+    kind: Literal["cut", "delay", "stall", "kill"]
+    at_s: NotNegative
+    length_s: Positive
+    delay_ms: Annotated[float, Meta(gt=0, le=60_000)] | None = None
+
+    @property
+    def end_s(self) -> float:
+        """When it is over."""
+        return self.at_s + self.length_s
+
+
+class Scenario(_Part, frozen=True, kw_only=True):
+    """A whole scenario."""
+
+    duration_s: Positive
+    seed: int = 0
+    device: Level = "sim"
+    pipelines: Annotated[tuple[Pipeline, ...], Meta(min_length=1, max_length=64)]
+    faults: tuple[Fault, ...] = ()
+
+
+def load_scenario(file: Path | None) -> Scenario:
+    """Read a scenario, or the default one when there is no file.
+
+    Raises:
+        ConfigError: it cannot be read or is wrong; the message names the place.
+    """
+    if file is None:
+        text = resources.files("lisiere_sim").joinpath("scenarios/default.yaml").read_text("utf-8")
+        return parse_scenario(yaml.safe_load(text))
+    try:
+        if file.stat().st_size > SCENARIO_MAX_BYTES:
+            raise ConfigError(f"{file} is larger than {SCENARIO_MAX_BYTES} bytes.")
+        return parse_scenario(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"The scenario {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+
+
+def parse_scenario(document: Any) -> Scenario:
+    """Validate a document.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    try:
+        scenario = msgspec.convert(document, Scenario, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        raise ConfigError(f"{message}.", path.rstrip("`") or "$") from error
+    _check_names(scenario)
+    _check_faults(scenario)
+    return scenario
+
+
+def _check_names(scenario: Scenario) -> None:
+    seen: set[str] = set()
+    for index, pipeline in enumerate(scenario.pipelines):
+        if pipeline.name in seen:
+            raise ConfigError(f"Two pipelines are called {pipeline.name!r}.", f"$.pipelines[{index}].name")
+        seen.add(pipeline.name)
+        if isinstance(pipeline.input, PumpInput):
+            for number, fault in enumerate(pipeline.input.faults):
+                if fault.at_s + fault.length_s > scenario.duration_s:
+                    raise ConfigError(
+                        f"The fault ends after the scenario's {scenario.duration_s:g} s.",
+                        f"$.pipelines[{index}].input.faults[{number}]",
+                    )
+
+
+def _check_faults(scenario: Scenario) -> None:
+    """Every fault ends within the scenario; the link has one state at a time, and a device dies once at a time."""
+    free = {"link": 0.0, "device": 0.0}
+    for index, fault in sorted(enumerate(scenario.faults), key=lambda item: item[1].at_s):
+        path = f"$.faults[{index}]"
+        if fault.end_s > scenario.duration_s:
+            raise ConfigError(f"The fault ends after the scenario's {scenario.duration_s:g} s.", path)
+        if (fault.delay_ms is not None) != (fault.kind == "delay"):
+            raise ConfigError("`delay_ms` goes with `delay`, and only with it.", f"{path}.delay_ms")
+        what = "device" if fault.kind == "kill" else "link"
+        if fault.at_s < free[what]:
+            raise ConfigError(f"It begins while another fault of the {what} lasts.", f"{path}.at_s")
+        free[what] = fault.end_s

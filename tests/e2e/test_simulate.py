@@ -1,0 +1,269 @@
+"""The simulator against the real device process: whatever happens to the network, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from lisiere.spool import SpoolReader
+from lisiere_sim.broker import Address, MosquittoBroker, find_mosquitto
+from paho.mqtt import publish
+from support import REPOSITORY, require
+
+HAS_DLR = platform.machine() == "x86_64" and sys.platform == "linux"
+
+PIPELINES = [
+    {"name": "dock", "model": "digits", "input": {"kind": "camera", "frames": 40, "fps": 10}},
+    {
+        "name": "pump",
+        "model": "pump",
+        "input": {"kind": "pump", "faults": [{"kind": "bearing", "at_s": 2, "length_s": 4}]},
+    },
+    {"name": "co2", "model": "co2", "input": {"kind": "csv", "rows_per_s": 8}},
+]
+
+
+@dataclass
+class Outcome:
+    """What one run of `lisiere simulate` left behind."""
+
+    code: int
+    report: dict[str, Any]
+    stdout: str
+    stderr: str
+    folder: Path
+
+    @property
+    def sentence(self) -> str:
+        return next(line for line in self.stdout.splitlines() if "results accepted" in line)
+
+
+def simulate(
+    folder: Path, models: Path, faults: list[dict[str, Any]], *options: str, duration_s: float = 12, **changes: Any
+) -> Outcome:
+    """Run a scenario as a user would."""
+    scenario = folder / "scenario.yaml"
+    document = {"duration_s": duration_s, "seed": 3, "pipelines": PIPELINES, "faults": faults, **changes}
+    scenario.write_text(yaml.safe_dump(document))
+    report, keep = folder / "report.json", folder / "kept"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lisiere", "simulate", str(scenario), "--models", str(models)),
+            *("--json", str(report), "--keep", str(keep), *options),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    written = json.loads(report.read_text()) if report.is_file() else {}
+    return Outcome(done.returncode, written, done.stdout, done.stderr, keep)
+
+
+def check_nothing_lost(outcome: Outcome) -> None:
+    assert outcome.code == 0, outcome.stderr + outcome.stdout
+    assert outcome.report["lost"] == outcome.report["holes"] == outcome.report["unreadable"] == 0
+    assert list(outcome.report["pipelines"]) == ["dock", "pump", "co2"]
+    for pipeline in outcome.report["pipelines"].values():
+        assert pipeline["lost"] == 0
+        assert pipeline["delivered"] == pipeline["accepted"] > 0
+        assert pipeline["disordered"] == 0
+        assert pipeline["backend"] == ("dlr" if HAS_DLR else "graph")
+        assert 0 < pipeline["latency_ms"]["p50"] <= pipeline["latency_ms"]["p95"] <= pipeline["latency_ms"]["p99"]
+    assert ", 0 lost" in outcome.sentence
+
+
+def test_a_cut_loses_nothing_and_the_report_says_so(sample_models: Path, tmp_path: Path) -> None:
+    outcome = simulate(tmp_path, sample_models, [{"kind": "cut", "at_s": 4, "length_s": 3}])
+    check_nothing_lost(outcome)
+    (outage,) = outcome.report["outages"]
+    assert outage["start_s"] == pytest.approx(4, abs=1)
+    assert outage["length_s"] == pytest.approx(3, abs=1)
+    assert outage["backlog"] > 10
+    assert 0 <= outage["drain_s"] < 8
+    dock = outcome.report["pipelines"]["dock"]
+    assert dock["backlog_peak"] > 10
+    assert dock["replayed"] > 10
+    assert "the network was away for 3." in outcome.sentence
+    for event in ("online", "link cut", "link back", "device stopped with exit code 0"):
+        assert event in outcome.stderr
+    reader = SpoolReader(outcome.folder / "spool")
+    assert reader.waiting() == {}
+    assert {name: counts.accepted for name, counts in reader.counts().items()} == {
+        name: pipeline["accepted"] for name, pipeline in outcome.report["pipelines"].items()
+    }
+    reader.close()
+
+
+def test_kill_minus_9_during_the_cut_loses_nothing(sample_models: Path, tmp_path: Path) -> None:
+    faults = [{"kind": "cut", "at_s": 3, "length_s": 6}, {"kind": "kill", "at_s": 5, "length_s": 1}]
+    outcome = simulate(tmp_path, sample_models, faults, duration_s=14)
+    check_nothing_lost(outcome)
+    (restart,) = outcome.report["restarts"]
+    assert restart["start_s"] == pytest.approx(5, abs=1)
+    assert "device killed" in outcome.stderr
+    assert "The device was killed at" in outcome.stdout
+
+
+def test_a_stall_that_outlasts_the_acknowledgement_loses_nothing(sample_models: Path, tmp_path: Path) -> None:
+    outcome = simulate(tmp_path, sample_models, [{"kind": "stall", "at_s": 2, "length_s": 8}], duration_s=14)
+    check_nothing_lost(outcome)
+    (outage,) = outcome.report["outages"]
+    assert (outage["kind"], outage["backlog"] > 30) == ("stall", True)
+    assert "has not acknowledged" in (outcome.folder / "device.log").read_text()
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Address]:
+    """A Mosquitto that the simulator has not started."""
+    require(find_mosquitto(), "mosquitto")
+    folder = tmp_path / "mosquitto"
+    folder.mkdir()
+    broker = MosquittoBroker(folder)
+    yield broker.start()
+    broker.stop()
+
+
+class MosquittoSub:
+    """Somebody else's subscriber: mosquitto_sub in a child process, and the ids that it has printed, by pipeline."""
+
+    def __init__(self, broker: Address) -> None:
+        host, port = broker
+        program = shutil.which("mosquitto_sub")
+        require(program, "mosquitto_sub")
+        assert program is not None
+        self.ids: dict[str, set[str]] = {}
+        self._changed = threading.Condition()
+        self._subscribed = False
+        # What is retained comes as soon as the subscription stands, and so tells that it does.
+        publish.single("test/ready", "ready", qos=1, retain=True, hostname=host, port=port)
+        topics = ("test/ready", "lisiere/v1/sim/result/+", "lisiere/v1/sim/backlog/+")
+        options = [part for topic in topics for part in ("-t", topic)]
+        self._process = subprocess.Popen(
+            [program, "-h", host, "-p", str(port), "-q", "1", *options], stdout=subprocess.PIPE, text=True
+        )
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def __enter__(self) -> MosquittoSub:
+        with self._changed:
+            subscribed = self._changed.wait_for(lambda: self._subscribed, 30)
+        if not subscribed:
+            self.__exit__()
+        assert subscribed
+        return self
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._changed:
+                if line == "ready\n":
+                    self._subscribed = True
+                else:
+                    envelope = json.loads(line)
+                    self.ids.setdefault(envelope["pipeline"], set()).add(envelope["id"])
+                self._changed.notify_all()
+
+    def wait_for(self, count: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: sum(map(len, self.ids.values())) >= count, 30)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._thread.join(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def test_a_subscriber_of_somebody_else_sees_the_same_ids(
+    sample_models: Path, tmp_path: Path, mosquitto: Address
+) -> None:
+    name = f"{mosquitto[0]}:{mosquitto[1]}"
+    with MosquittoSub(mosquitto) as other:
+        cut = [{"kind": "cut", "at_s": 4, "length_s": 3}]
+        outcome = simulate(tmp_path, sample_models, cut, "--broker", name)
+        check_nothing_lost(outcome)
+        accepted = {name: pipeline["accepted"] for name, pipeline in outcome.report["pipelines"].items()}
+        other.wait_for(sum(accepted.values()))
+    assert outcome.report["broker"] == name
+    assert {name: len(ids) for name, ids in other.ids.items()} == accepted
+    device, epoch = outcome.report["device"], outcome.report["epoch"]
+    everything = {f"{device}:{epoch}:{seq}" for seq in range(1, sum(accepted.values()) + 1)}
+    assert set().union(*other.ids.values()) == everything
+
+
+def test_mosquitto_as_a_child_serves_as_well(sample_models: Path, tmp_path: Path) -> None:
+    require(find_mosquitto(), "mosquitto")
+    delay = [{"kind": "delay", "at_s": 2, "length_s": 3, "delay_ms": 200}]
+    outcome = simulate(tmp_path, sample_models, delay, "--broker", "mosquitto", duration_s=10)
+    check_nothing_lost(outcome)
+    assert outcome.report["outages"] == []
+
+
+def test_a_pipeline_that_delivers_nothing_is_exit_code_3(sample_models: Path, tmp_path: Path) -> None:
+    slow = [{**PIPELINES[0]}, {"name": "co2", "model": "co2", "input": {"kind": "csv", "rows_per_s": 0.01}}]
+    outcome = simulate(tmp_path, sample_models, [], duration_s=2, pipelines=slow)
+    assert outcome.code == 3
+    assert outcome.report["pipelines"]["co2"]["delivered"] == 0
+    assert "Nothing came from co2." in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "code", "text"),
+    [
+        ({"speed": 2}, (), 2, "speed"),
+        ({"pipelines": [{**PIPELINES[0], "model": "absent"}]}, (), 2, "lisiere compile models/absent/job.json"),
+        ({}, ("--broker", "nowhere"), 2, "HOST:PORT"),
+        ({}, ("--broker", "127.0.0.1:1"), 1, "No broker answers"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_exit_code(
+    changes: dict[str, Any], options: tuple[str, ...], code: int, text: str, sample_models: Path, tmp_path: Path
+) -> None:
+    outcome = simulate(tmp_path, sample_models, [], *options, **changes)
+    assert outcome.code == code
+    assert text in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_an_interrupt_leaves_nothing_behind(sample_models: Path, tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario.yaml"
+    scenario.write_text(yaml.safe_dump({"duration_s": 600, "pipelines": PIPELINES[:2]}))
+    options = ["--models", str(sample_models), "--keep", str(tmp_path / "kept")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lisiere", "simulate", str(scenario), *options],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "online" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()  # ends when the simulator and whatever inherited its stderr have ended
+    process.stderr.close()
+    assert process.wait(30) == 1
+    assert "nterrupted" in rest
+    assert not device_processes(tmp_path / "kept" / "config.yaml")
+
+
+def device_processes(config: Path) -> list[str]:
+    """The processes of this machine that run a configuration."""
+    running = psutil.process_iter(["cmdline"])
+    return [str(process) for process in running if str(config) in (process.info["cmdline"] or [])]

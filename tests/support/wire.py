@@ -1,0 +1,113 @@
+"""The few bytes of MQTT 3.1.1 that a test needs in order to behave as no client library would."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+CONNACK, PUBLISH, PUBACK = 0x20, 0x30, 0x40
+
+
+def connect(client_id: str, will: tuple[str, bytes] | None = None) -> bytes:
+    """A CONNECT with a clean session and no keep-alive; amqtt reads fastest without one."""
+    flags, payload = 0x02, _text(client_id)
+    if will is not None:
+        flags |= 0x04 | 0x08 | 0x20  # a will, QoS 1, retained
+        payload += _text(will[0]) + struct.pack("!H", len(will[1])) + will[1]
+    return _packet(0x10, _text("MQTT") + bytes([4, flags, 0, 0]) + payload)
+
+
+def publish(topic: str, packet_id: int, payload: bytes) -> bytes:
+    """A PUBLISH with QoS 1."""
+    return _packet(0x32, _text(topic) + struct.pack("!H", packet_id) + payload)
+
+
+def acknowledged(data: bytes) -> list[int]:
+    """The packet ids of a run of PUBACKs."""
+    whole = len(data) // 4 * 4
+    return [struct.unpack("!H", data[at + 2 : at + 4])[0] for at in range(0, whole, 4) if data[at] == PUBACK]
+
+
+def open_connection(address: tuple[str, int], client_id: str, will: tuple[str, bytes] | None = None) -> socket.socket:
+    """Connect, and return once the broker has accepted."""
+    link = socket.create_connection(address, timeout=10)
+    link.sendall(connect(client_id, will))
+    answer = b""
+    while len(answer) < 4:
+        answer += link.recv(4 - len(answer))
+    assert answer[0] == CONNACK
+    assert answer[3] == 0
+    return link
+
+
+@dataclass
+class Envelopes:
+    """Makes the messages of one device's pipelines, as docs/contract has them."""
+
+    device: str = "sim"
+    epoch: str = "e1"
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def result(self, seq: int, pipeline: str = "dock", replay: bool = False, backend: str = "dlr") -> bytes:
+        return msgspec.json.encode(
+            {
+                "schema": "lisiere.result/1",
+                "id": f"{self.device}:{self.epoch}:{seq}",
+                "device": self.device,
+                "epoch": self.epoch,
+                "seq": seq,
+                "ts": "2026-01-31T07:36:16.123Z",
+                "ts_quality": "synced",
+                "pipeline": pipeline,
+                "source": "camera0",
+                "task": "classification",
+                "model": {
+                    "name": "digits",
+                    "version": "1.0.0",
+                    "digest": "sha256:0",
+                    "backend": backend,
+                    "target": "x",
+                },
+                "latency_ms": {"preprocess": 0.5, "infer": 1.0, "postprocess": 0.5},
+                "result": {"label": "7", "score": 0.981, "top": []},
+                "published_ts": "2026-01-31T07:36:16.123Z",
+                "replay": replay,
+                **self.changes,
+            }
+        )
+
+    def gap(self, seq: int, ranges: list[tuple[int, int]], counts: dict[str, int]) -> bytes:
+        return msgspec.json.encode(
+            {
+                "schema": "lisiere.gap/1",
+                "id": f"{self.device}:{self.epoch}:{seq}",
+                "device": self.device,
+                "epoch": self.epoch,
+                "seq": seq,
+                "ts": "2026-01-31T07:36:16.123Z",
+                "reason": "spool_full",
+                "ranges": ranges,
+                "counts": counts,
+                "first_ts": "2026-01-31T07:36:16.123Z",
+                "last_ts": "2026-01-31T07:36:16.123Z",
+                "published_ts": "2026-01-31T07:36:16.123Z",
+                "replay": False,
+            }
+        )
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("!H", len(text.encode())) + text.encode()
+
+
+def _packet(kind: int, body: bytes) -> bytes:
+    head, rest = bytearray([kind]), len(body)
+    while True:
+        rest, digit = divmod(rest, 128)
+        head.append(digit | (128 if rest else 0))
+        if not rest:
+            return bytes(head) + body
