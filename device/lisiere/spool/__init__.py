@@ -1,5 +1,6 @@
 """The spool: a durable queue on disk between the pipelines and the network."""
 
-from lisiere.spool.store import Counts, Row, Spool, SpoolReader
+from lisiere.spool.reader import Counts, Row, SpoolReader, database_file
+from lisiere.spool.store import Spool
 
-__all__ = ["Counts", "Row", "Spool", "SpoolReader"]
+__all__ = ["Counts", "Row", "Spool", "SpoolReader", "database_file"]

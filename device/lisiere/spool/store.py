@@ -22,9 +22,8 @@ import msgspec
 from lisiere.clock import Clock, rfc3339
 from lisiere.config import SpoolConfig
 from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.spool.reader import SCHEMA_VERSION, check_version, database_file, highest
 
-FILE_NAME = "spool.db"
-SCHEMA_VERSION = 1
 BODY_MAX_BYTES = 120_000  # within AWS IoT Core's 128 KB once the envelope's identity is added
 _BATCH_ROWS = 512
 _PENDING_ROWS = 1024
@@ -37,26 +36,6 @@ _INSERTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One accepted message that waits."""
-
-    seq: int
-    kind: str
-    pipeline: str
-    accepted_ts: float
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Where the results of one pipeline went, over the whole life of the spool."""
-
-    accepted: int = 0
-    acknowledged: int = 0
-    evicted: int = 0
-
-
 @dataclass(slots=True)
 class _Pending:
     """What the writer has yet to commit."""
@@ -64,11 +43,6 @@ class _Pending:
     rows: list[tuple[str, float, bytes]] = field(default_factory=list)  # pipeline, accepted_ts, body
     size: int = 0  # bytes of bodies in `rows`
     acknowledged: list[int] = field(default_factory=list)
-
-
-def database_file(folder: Path) -> Path:
-    """Return the path of the database in a spool's folder."""
-    return folder / FILE_NAME
 
 
 class Spool:
@@ -100,7 +74,7 @@ class Spool:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._db = _open(database_file(self._folder))
             self.epoch = _epoch(self._db)
-            self._seq = _highest(self._db)
+            self._seq = highest(self._db)
             found = self._db.execute("SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM queue").fetchone()
             self._rows, self._bytes = int(found[0]), int(found[1])
         except (OSError, sqlite3.Error) as error:
@@ -322,61 +296,6 @@ class Spool:
         return seq, rows + 1, size + len(body)
 
 
-class SpoolReader:
-    """The reading end, for one thread: what waits, in order, and the counts. Sees only what is committed.
-
-    Args:
-        folder: the spool's folder.
-
-    Raises:
-        Permanent: there is no readable spool.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        file = database_file(folder)
-        try:
-            self._db = sqlite3.connect(
-                f"{file.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-            )
-            _check_version(self._db, file)
-        except sqlite3.Error as error:
-            raise Permanent(f"There is no readable spool at {file}: {error}.") from error
-
-    @property
-    def epoch(self) -> str:
-        """The random id made with the spool."""
-        found: str = self._db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
-        return found
-
-    @property
-    def highest(self) -> int:
-        """The highest seq ever given."""
-        return _highest(self._db)
-
-    def after(self, seq: int, limit: int, up_to: int | None = None) -> list[Row]:
-        """Return at most `limit` rows with a seq above `seq` (and at most `up_to`), in order."""
-        found = self._db.execute(
-            "SELECT seq, kind, pipeline, accepted_ts, body FROM queue WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-            (seq, up_to if up_to is not None else 2**62, limit),
-        )
-        return [Row(*row) for row in found]
-
-    def counts(self) -> dict[str, Counts]:
-        """Return where the results went, by pipeline."""
-        rows = self._db.execute("SELECT pipeline, accepted, acknowledged, evicted FROM counts ORDER BY pipeline")
-        return {pipeline: Counts(*numbers) for pipeline, *numbers in rows}
-
-    def waiting(self) -> dict[str, int]:
-        """Return how many results wait, by pipeline."""
-        return dict(
-            self._db.execute("SELECT pipeline, COUNT(*) FROM queue WHERE kind = 'result' GROUP BY pipeline").fetchall()
-        )
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
-
-
 def _open(file: Path) -> sqlite3.Connection:
     db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")
@@ -385,25 +304,14 @@ def _open(file: Path) -> sqlite3.Connection:
     if db.execute("PRAGMA user_version").fetchone()[0] == 0:
         script = resources.files("lisiere.spool").joinpath(f"schema_v{SCHEMA_VERSION}.sql").read_text("utf-8")
         db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    _check_version(db, file)
+    check_version(db, file)
     return db
-
-
-def _check_version(db: sqlite3.Connection, file: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
-        raise Permanent(f"{file} has the schema version {version}; this release reads version {SCHEMA_VERSION}.")
 
 
 def _epoch(db: sqlite3.Connection) -> str:
     db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(8),))
     found: str = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
     return found
-
-
-def _highest(db: sqlite3.Connection) -> int:
-    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'queue'").fetchone()
-    return int(found[0]) if found else 0
 
 
 def _count(db: sqlite3.Connection, column: str, numbers: Counter[str]) -> None:

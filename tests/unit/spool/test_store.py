@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lisiere.clock import ManualClock
 from lisiere.config import SpoolConfig
 from lisiere.errors import Permanent, Rejected, Retryable
-from lisiere.spool import Counts, Spool, SpoolReader
-from lisiere.spool.store import BODY_MAX_BYTES, database_file
+from lisiere.spool import Counts, Spool, SpoolReader, database_file
+from lisiere.spool.store import BODY_MAX_BYTES
 
 
 @pytest.fixture
