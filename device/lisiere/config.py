@@ -260,11 +260,18 @@ def _resolve(config: Config, base: Path) -> Config:
 
 
 def _check_names(config: Config) -> None:
-    seen: set[str] = set()
+    """Pipelines have names of their own, and sockets of their own."""
+    names: set[str] = set()
+    sockets: set[str] = set()
     for index, pipeline in enumerate(config.pipelines):
-        if pipeline.name in seen:
+        if pipeline.name in names:
             raise ConfigError(f"Two pipelines are called {pipeline.name!r}.", f"$.pipelines[{index}].name")
-        seen.add(pipeline.name)
+        names.add(pipeline.name)
+        if isinstance(pipeline.source, SocketSource):
+            listen = pipeline.source.listen
+            if listen in sockets and not listen.endswith(":0"):  # port 0 is a new port each time
+                raise ConfigError(f"Two pipelines listen on {listen}.", f"$.pipelines[{index}].source.listen")
+            sockets.add(listen)
 
 
 def _check_topics(config: Config) -> None:

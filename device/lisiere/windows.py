@@ -17,8 +17,11 @@ from lisiere.clock import TS_MAX, TS_MIN
 from lisiere.models.manifest import WindowInput
 from lisiere.values import Reading, Window
 
-Fault = Literal["duplicate", "out_of_order", "not_a_number"]
+Fault = Literal["duplicate", "out_of_order", "not_a_number", "clock_restarted"]
 _LARGEST = float(np.finfo(np.float32).max)  # a larger value is no number to the model; NaN compares as false too
+
+
+_LATE_ROWS = 32  # at least so many late readings in a row are taken for a clock that was set back
 
 
 class WindowBuilder:
@@ -41,12 +44,15 @@ class WindowBuilder:
         self._filled = 0
         self._origin = math.nan
         self._last = -1  # grid index of the newest row
+        self._behind = 0  # how many readings in a row were not newer than that
         self._due = how.length - 1  # grid index whose arrival completes the next window
 
     def add(self, reading: Reading) -> list[Window]:
         """Take one reading and return the windows that it completes, usually none or one.
 
-        A reading that is a duplicate, late or not a number is left out and counted in `faults`.
+        A reading that is a duplicate, late or not a number is left out and counted in `faults`. After a
+        window's worth of late ones in a row the grid starts anew: one stamp far in the future must not silence a
+        sensor for good.
         """
         if len(reading.values) != len(self._how.channels) or not TS_MIN <= reading.ts <= TS_MAX:
             self.faults["not_a_number"] += 1
@@ -59,8 +65,15 @@ class WindowBuilder:
             self._origin = reading.ts
         index = round((reading.ts - self._origin) / self._how.step_s)
         if index <= self._last:
-            self.faults["duplicate" if index == self._last else "out_of_order"] += 1
-            return []
+            self._behind += 1
+            if self._behind < max(self._how.length, _LATE_ROWS):
+                self.faults["duplicate" if index == self._last else "out_of_order"] += 1
+                return []
+            # So many from the past: the clock was set back, or one stamp was far ahead of all others.
+            self.faults["clock_restarted"] += 1
+            self._origin, self._filled, self._last, self._due = reading.ts, 0, -1, self._how.length - 1
+            index = 0
+        self._behind = 0
         windows = self._fill_gap(index, values)
         self._push(values, real=True)
         self._last = index

@@ -496,3 +496,11 @@ def test_any_document_is_a_configuration_or_an_error_with_a_place(base: Path, da
         assert error.path.startswith("$")  # noqa: PT017 - both ends are allowed
     else:
         assert isinstance(found, Config)
+
+
+def test_two_pipelines_do_not_share_a_socket(base: Path) -> None:
+    one = {"name": "a", "model": "model", "source": {"type": "socket", "listen": "unix:s"}}
+    error = refused(document(pipelines=[one, {**one, "name": "b"}]), base)
+    assert error.path == "$.pipelines[1].source.listen"
+    free = {"type": "socket", "listen": "tcp:127.0.0.1:0"}
+    parse_config(document(pipelines=[{**one, "source": free}, {**one, "name": "b", "source": free}]), base)

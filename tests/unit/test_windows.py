@@ -48,6 +48,7 @@ class Reference:
     faults: Counter[str] = field(default_factory=Counter)
     origin: float = NAN
     due: int = 0
+    behind: int = 0
 
     def add(self, one: Reading) -> list[tuple[int, list[list[float]], list[bool]]]:
         """Each window that the reading completes: index of its last row, rows, and which are real."""
@@ -59,8 +60,14 @@ class Reference:
             self.origin, self.due = one.ts, self.how.length - 1
         index, last = round((one.ts - self.origin) / self.how.step_s), len(self.rows) - 1
         if self.rows and index <= last:
-            self.faults["duplicate" if index == last else "out_of_order"] += 1
-            return []
+            self.behind += 1
+            if self.behind < max(self.how.length, 32):
+                self.faults["duplicate" if index == last else "out_of_order"] += 1
+                return []
+            self.faults["clock_restarted"] += 1
+            self.rows, self.real, self.origin, self.due = [], [], one.ts, self.how.length - 1
+            index, last = 0, -1
+        self.behind = 0
         gap = index - last - 1
         made = []
         hole = [NAN] * len(values)
@@ -262,6 +269,15 @@ def test_a_million_rows_of_gap_cost_no_more_than_the_window() -> None:
     assert time.process_time() - started < 2
 
 
+def test_one_stamp_far_ahead_does_not_silence_a_sensor_for_good() -> None:
+    builder = WindowBuilder(how(length=3), "sensor")
+    feed(builder, (0, 0), (1, 1), (2, 2), (3e8, 9))
+    windows = feed(builder, *((float(at), float(at)) for at in range(3, 40)))
+    assert builder.faults == {"out_of_order": 31, "clock_restarted": 1}
+    assert [column(window) for window in windows] == [[at, at + 1, at + 2] for at in range(34, 38)]
+    assert windows[0].end == T0 + 36
+
+
 def test_memory_is_bounded_by_twice_the_length() -> None:
     builder = WindowBuilder(how(length=16, stride=7, max_gap=3, channels=2), "sensor")
     rows, real = builder._rows, builder._real
@@ -270,7 +286,18 @@ def test_memory_is_bounded_by_twice_the_length() -> None:
     assert builder._rows is rows
     assert builder._real is real
     assert rows.shape == (32, 2)
-    assert set(vars(builder)) == {"faults", "_how", "_source", "_rows", "_real", "_filled", "_origin", "_last", "_due"}
+    assert set(vars(builder)) == {
+        "faults",
+        "_how",
+        "_source",
+        "_rows",
+        "_real",
+        "_filled",
+        "_origin",
+        "_last",
+        "_due",
+        "_behind",
+    }
 
 
 def test_windows_handed_on_are_not_written_to_again() -> None:

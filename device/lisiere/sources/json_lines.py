@@ -68,8 +68,9 @@ class JsonLines:
             if kind == "unix":
                 path = Path(where)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # Left behind by a process that was killed; anything but a socket is somebody's file.
-                if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+                # Left behind by a process that was killed; anything but a socket is somebody's file, and one that
+                # answers is somebody's socket.
+                if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(where):
                     path.unlink()
                 server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 try:
@@ -170,3 +171,16 @@ class JsonLines:
 def _close_all(clients: dict[socket.socket, bytearray]) -> None:
     for client in clients:
         client.close()
+
+
+def _answers(path: str) -> bool:
+    """Whether a process listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True  # busy, or not ours to touch
+    return True

@@ -319,6 +319,15 @@ def test_a_socket_left_behind_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
         assert source.take()[0].ts == 1
 
 
+def test_a_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Listening("unix:s") as source:
+        refused("unix:s")
+        with source.client() as client:
+            client.sendall(b'{"ts": 1, "level": 2, "wind": 3}\n')
+            assert source.take()[0].values == (2.0, 3.0)
+
+
 def test_the_same_source_can_be_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
