@@ -26,7 +26,7 @@ from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput
 _RETRY_S = 0.1
 _SEND_S = 2.0
 # The device starts to read before the scenario's clock does, and goes on until it is stopped.
-_CSV_SLACK_S = 15.0
+_CSV_SLACK_S = 5.0
 
 
 class Input(Protocol):

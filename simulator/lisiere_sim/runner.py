@@ -78,6 +78,7 @@ class _Notes:
     outages: list[_Outage] = field(default_factory=list)
     restarts: list[RestartReport] = field(default_factory=list)
     begun: set[str] = field(default_factory=set)  # pipelines that have delivered
+    states: dict[str, str] = field(default_factory=dict)  # what anomaly pipelines last said
 
 
 def run_scenario(plan: Plan, progress: Progress) -> Report:
@@ -290,6 +291,11 @@ class _Run:
             if seen.backends and name not in self._notes.begun:
                 self._notes.begun.add(name)
                 self._progress.event(f"{name}: first result, by {'+'.join(seen.backends)}", self._now())
+            if seen.task == "anomaly":
+                state = str(seen.answer.get("state"))
+                if state != self._notes.states.get(name, "normal"):
+                    self._progress.event(f"{name}: the device finds it {state}", self._now())
+                self._notes.states[name] = state
             accepted = counts[name].accepted if name in counts else 0
             lines[name] = Line(accepted, seen.delivered, waiting.get(name, 0), describe(seen.task, seen.answer))
         for outage in self._notes.outages:

@@ -67,7 +67,8 @@ class Seen:
         evicted: results that gap records say were evicted.
         backends: which backends gave results, with how many each.
         latencies: on-device milliseconds, one a distinct result.
-        task: the task of the last result, and `answer` its `result` object.
+        newest: the highest seq.
+        task: the task of the newest result, and `answer` its `result` object.
     """
 
     delivered: int = 0
@@ -77,6 +78,7 @@ class Seen:
     evicted: int = 0
     backends: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     latencies: list[float] = field(default_factory=list)
+    newest: int = 0
     task: str = ""
     answer: dict[str, Any] = field(default_factory=dict)
 
@@ -266,7 +268,8 @@ class Subscriber:
             self._highest[topic] = (envelope.epoch, envelope.seq)
         seen.backends[envelope.model.backend] += 1
         seen.latencies.append(sum(envelope.latency_ms.values()))
-        seen.task, seen.answer = envelope.task, envelope.result
+        if envelope.seq > seen.newest:  # what was replayed is older than what arrived meanwhile
+            seen.newest, seen.task, seen.answer = envelope.seq, envelope.task, envelope.result
         for watch in self._watches:
             watch.see(envelope.epoch, envelope.seq)
 

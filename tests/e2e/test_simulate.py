@@ -29,9 +29,9 @@ PIPELINES = [
     {
         "name": "pump",
         "model": "pump",
-        "input": {"kind": "pump", "faults": [{"kind": "bearing", "at_s": 2, "length_s": 4}]},
+        "input": {"kind": "pump", "faults": [{"kind": "bearing", "at_s": 1, "length_s": 6}]},
     },
-    {"name": "co2", "model": "co2", "input": {"kind": "csv", "rows_per_s": 8}},
+    {"name": "co2", "model": "co2", "input": {"kind": "csv", "rows_per_s": 25}},
 ]
 
 
@@ -98,7 +98,14 @@ def test_a_cut_loses_nothing_and_the_report_says_so(sample_models: Path, tmp_pat
     assert dock["backlog_peak"] > 10
     assert dock["replayed"] > 10
     assert "the network was away for 3." in outcome.sentence
-    for event in ("online", "link cut", "link back", "device stopped with exit code 0"):
+    for event in (
+        "online",
+        "bearing fault begins",
+        "the device finds it anomalous",
+        "link cut",
+        "link back",
+        "device stopped with exit code 0",
+    ):
         assert event in outcome.stderr
     reader = SpoolReader(outcome.folder / "spool")
     assert reader.waiting() == {}

@@ -69,7 +69,7 @@ def test_a_record_is_replayed_at_the_rate_asked_for(tmp_path: Path) -> None:
     feed = replay(CsvInput(rows_per_s=5), file, 20)
     assert feed.source["speed"] == 5 * 604800
     with pytest.raises(ConfigError, match=r"lasts 40 s .* at most 2.2 rows/s") as caught:
-        replay(CsvInput(rows_per_s=5), file, 75, "$.pipelines[2].input")
+        replay(CsvInput(rows_per_s=5), file, 85, "$.pipelines[2].input")
     assert caught.value.path == "$.pipelines[2].input.rows_per_s"
 
 

@@ -81,6 +81,17 @@ def test_order_is_judged_by_topic_and_by_first_deliveries(device: Device, subscr
     assert subscriber.seen("dock").disordered == 1
 
 
+def test_the_answer_is_the_newest_and_not_the_last_to_arrive(device: Device, subscriber: Subscriber) -> None:
+    device.results(10)
+    device.make.changes = {"result": {"label": "3", "score": 0.5}}
+    device.results(4, kind="backlog")
+    device.done()
+    assert subscriber.seen("dock").answer["label"] == "7"
+    device.results(11)
+    device.done()
+    assert subscriber.seen("dock").answer["label"] == "3"
+
+
 def test_holes_are_what_no_gap_record_explains(device: Device, subscriber: Subscriber) -> None:
     device.results(1, 2, 8, 10)
     device.done()
