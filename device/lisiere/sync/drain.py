@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -49,14 +50,10 @@ class Drain:
         window: int = 16,
         ack_timeout_s: float = 20.0,
     ) -> None:
-        self._device = device
-        self._topics = topics
+        self._terms = _Terms(device, topics, spool, clock, window, ack_timeout_s)
         self._spool = spool
         self._open_reader = open_reader
         self._open_transport = open_transport
-        self._clock = clock
-        self._window = window
-        self._ack_timeout = ack_timeout_s
         self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._connection: _Connection | None = None
         self._finishing = False
@@ -106,8 +103,8 @@ class Drain:
         transport = self._open_transport()
         reader = self._open_reader()
         try:
-            transport.connect(Will(self._topics.status, self._status("offline")), inbox.put)
-            connection = _Connection(self, transport, reader)
+            transport.connect(Will(self._terms.topics.status, self._status("offline")), inbox.put)
+            connection = _Connection(self._terms, transport, reader)
             connection.publish_status(self._status("online"))
             self._connection = connection
             while not self._stopping and not (self._finishing and self._spool.waiting == 0):
@@ -122,24 +119,36 @@ class Drain:
     def _status(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         return msgspec.json.encode(
             StatusMessage(
-                device=self._device,
+                device=self._terms.device,
                 state=state,
                 epoch=self._spool.epoch,
-                ts=rfc3339(self._clock.now()),
+                ts=rfc3339(self._terms.clock.now()),
                 version=__version__,
             )
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What holds for every connection."""
+
+    device: str
+    topics: Topics
+    spool: Spool
+    clock: Clock
+    window: int
+    ack_timeout_s: float
+
+
 class _Connection:
     """What is known for the length of one connection: cursors, and what is under way."""
 
-    def __init__(self, drain: Drain, transport: Transport, reader: SpoolReader) -> None:
-        self._drain = drain
+    def __init__(self, terms: _Terms, transport: Transport, reader: SpoolReader) -> None:
+        self._terms = terms
         self.transport = transport
         self._reader = reader
         # Whatever is on disk by now has waited out an outage or a restart.
-        self._boundary = self._live = drain._spool.committed
+        self._boundary = self._live = terms.spool.committed
         self._backlog_at = 0
         self._backlog: deque[Row] = deque()
         self._backlog_done = False
@@ -148,10 +157,10 @@ class _Connection:
 
     def fill(self) -> None:
         """Publish as much as the window allows: live first, but always some backlog."""
-        window = self._drain._window
+        window = self._terms.window
         reserve = 0 if self._backlog_done else max(1, window // 4) - self._backlog_under_way
         room = window - len(self._under_way) - max(0, reserve)
-        if room > 0 and self._drain._spool.committed > self._live:
+        if room > 0 and self._terms.spool.committed > self._live:
             for row in self._reader.after(self._live, room):
                 self._publish(row, replay=False)
                 self._live = row.seq
@@ -167,7 +176,7 @@ class _Connection:
         Raises:
             Retryable: nothing has been acknowledged for too long.
         """
-        clock, timeout = self._drain._clock, self._drain._ack_timeout
+        clock, timeout = self._terms.clock, self._terms.ack_timeout_s
         events: list[Event | None] = []
         wait = timeout
         if self._under_way:
@@ -200,19 +209,19 @@ class _Connection:
             else:
                 lost = event
         if done:
-            self._drain._spool.acknowledge(done)
+            self._terms.spool.acknowledge(done)
         if lost is not None:
             raise Retryable(lost.why)
 
     def publish_status(self, payload: bytes) -> None:
         """Publish the retained status."""
-        token = self.transport.publish(self._drain._topics.status, payload, qos=1, retain=True)
-        self._under_way[token] = (_STATUS, self._drain._clock.monotonic())
+        token = self.transport.publish(self._terms.topics.status, payload, qos=1, retain=True)
+        self._under_way[token] = (_STATUS, self._terms.clock.monotonic())
 
     def farewell(self, inbox: queue.SimpleQueue[Event | None], payload: bytes) -> None:
         """Say that the device stops on purpose, and wait a moment for what is under way."""
         self.publish_status(payload)
-        clock = self._drain._clock
+        clock = self._terms.clock
         deadline = clock.monotonic() + _FAREWELL_S
         while self._under_way and (left := deadline - clock.monotonic()) > 0:
             try:
@@ -233,12 +242,12 @@ class _Connection:
         return self._backlog.popleft()
 
     def _publish(self, row: Row, replay: bool) -> None:
-        drain = self._drain
+        terms = self._terms
         if row.kind == "gap":
-            topic = drain._topics.gap
+            topic = terms.topics.gap
         else:
-            topic = drain._topics.backlog(row.pipeline) if replay else drain._topics.result(row.pipeline)
-        payload = seal(row, drain._device, drain._spool.epoch, drain._clock.now(), replay)
+            topic = terms.topics.backlog(row.pipeline) if replay else terms.topics.result(row.pipeline)
+        payload = seal(row, terms.device, terms.spool.epoch, terms.clock.now(), replay)
         token = self.transport.publish(topic, payload)
-        self._under_way[token] = (row.seq, drain._clock.monotonic())
+        self._under_way[token] = (row.seq, terms.clock.monotonic())
         self._backlog_under_way += replay
