@@ -16,10 +16,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+
 from lisiere.errors import Rejected
 from lisiere.models import Manifest, Package, TensorSpec, write_manifest
 from lisiere.models.manifest import Build, Classification, Golden, NeoFiles
-from numpy.typing import NDArray
 
 GRAPH, PARAMS, LIBRARY, META = "compiled.json", "compiled.params", "compiled.so", "compiled.meta"
 MANIFEST, LABELS, GOLDEN, ONNX = "manifest.yaml", "labels.txt", "golden.npz", "model.onnx"

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from lisiere.errors import Rejected
 from lisiere.models import Package, TensorSpec
 from lisiere.models.manifest import Build, Dtype
-
 from lisiere_compile import artifact, codegen, lower, onnx_frontend
 from lisiere_compile.graph import build_graph
 from lisiere_compile.job import Job, input_shapes, local_path

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-from lisiere.errors import ConfigError
 from msgspec import Meta, Struct, field
+
+from lisiere.errors import ConfigError
 
 JOB_MAX_BYTES = 1 << 20
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from lisiere.errors import Rejected
 from numpy.typing import NDArray
 
+from lisiere.errors import Rejected
 from lisiere_compile.onnx_frontend import OnnxModel, first_line, name_nodes
 from lisiere_compile.program import COPY, Call, Program, Value
 from lisiere_compile.target import Target

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import msgspec
 import yaml
+
 from lisiere.errors import Rejected
 from lisiere.models import Manifest, Package, open_package, write_manifest
 

@@ -11,7 +11,6 @@ import platform
 from dataclasses import dataclass
 
 from lisiere.errors import ConfigError, Rejected
-
 from lisiere_compile.job import Job, compiler_options
 
 # TargetPlatform's names -> this host's, and the CPU that every machine of the kind has.

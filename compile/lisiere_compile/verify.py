@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+
 from lisiere.backends import open_backend
 from lisiere.backends.dlr import find_library
 from lisiere.errors import LisiereError, Rejected
 from lisiere.models import Manifest, Package, TensorSpec, open_package
-from numpy.typing import NDArray
 
 RANDOM_CASES = 4
 GOLDEN_CASES = 64

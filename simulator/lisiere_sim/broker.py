@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from lisiere.errors import ConfigError, Permanent
-
 from lisiere_sim.loopthread import LoopThread
 
 LOOPBACK = "127.0.0.1"

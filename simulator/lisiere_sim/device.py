@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 import yaml
+
 from lisiere.errors import Permanent
 from lisiere.spool import Counts, SpoolReader
-
 from lisiere_sim.broker import Address
 from lisiere_sim.scenario import Scenario
 

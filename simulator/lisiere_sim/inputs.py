@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
 from lisiere.clock import parse_ts
 from lisiere.errors import ConfigError, Permanent, Rejected
-
 from lisiere_sim.pump import Fault as PumpFaultKind
 from lisiere_sim.pump import Pump
 from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput

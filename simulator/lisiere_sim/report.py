@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-from lisiere.spool import Counts
 from msgspec import Struct
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lisiere.spool import Counts
 from lisiere_sim.subscriber import Seen
 
 

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from lisiere.errors import ConfigError, Permanent
-
 from lisiere_sim import inputs
 from lisiere_sim.broker import Broker, choose_broker
 from lisiere_sim.device import DeviceProcess, SpoolView, device_config

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
-from lisiere.config import Level, QueueConfig
-from lisiere.errors import ConfigError
 from msgspec import Meta, Struct, field
 
+from lisiere.config import Level, QueueConfig
+from lisiere.errors import ConfigError
 from lisiere_sim.pump import Fault as PumpFaultKind
 
 SCENARIO_MAX_BYTES = 1 << 20

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
-from lisiere.errors import Retryable
-from lisiere.sync.topics import Topics
 from msgspec import Struct
 
+from lisiere.errors import Retryable
+from lisiere.sync.topics import Topics
 from lisiere_sim.broker import Address
 
 _CONNECT_S = 10.0

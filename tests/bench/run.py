@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
+
 from lisiere import health
 from lisiere.backends import open_model
 from lisiere.clock import SystemClock

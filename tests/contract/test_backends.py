@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lisiere.backends import BACKENDS, Backend, Model, open_backend, open_model
 from lisiere.backends.dlr import find_library
 from lisiere.backends.golden import check_golden, load_golden

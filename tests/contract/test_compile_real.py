@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from lisiere.backends import open_backend
 from lisiere.backends.dlr import find_library
 from lisiere.models import Package, open_package

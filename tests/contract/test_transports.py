@@ -11,6 +11,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+
 from lisiere.config import MqttConfig
 from lisiere.errors import Retryable
 from lisiere.sync.transports import Acked, Event, Lost, Transport, Will

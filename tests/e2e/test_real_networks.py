@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from lisiere.backends import Backend
 from lisiere.backends.dlr import find_library
 from lisiere.clock import SystemClock

@@ -18,6 +18,7 @@ import numpy as np
 import paho.mqtt.client as paho
 import pytest
 import yaml
+
 from lisiere.backends.dlr import find_library
 from lisiere.spool import SpoolReader
 from support import require

@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from paho.mqtt import publish
+
 from lisiere.spool import SpoolReader
 from lisiere_sim.broker import Address, MosquittoBroker, find_mosquitto
-from paho.mqtt import publish
 from support import REPOSITORY, require
 
 HAS_DLR = platform.machine() == "x86_64" and sys.platform == "linux"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from lisiere.config import MqttConfig, TlsConfig
 from lisiere.errors import Permanent, Retryable
 from lisiere.sync.transports import Acked, Event, Will

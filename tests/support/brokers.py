@@ -6,6 +6,7 @@ import contextlib
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def running_mosquitto(settings: str = "allow_anonymous true", port: int | None =
         process = subprocess.Popen(
             [program, "-c", str(config), "-v"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
+        log: threading.Thread | None = None
         try:
             assert process.stderr is not None
             for line in process.stderr:
@@ -39,9 +41,14 @@ def running_mosquitto(settings: str = "allow_anonymous true", port: int | None =
                     break
             else:
                 raise AssertionError(f"Mosquitto ended with {process.wait()}.")
+            # A log that nobody reads would fill its pipe and stop the broker.
+            log = threading.Thread(target=process.stderr.read)
+            log.start()
             yield port
         finally:
             process.terminate()
             process.wait(10)
+            if log is not None:
+                log.join(10)
             assert process.stderr is not None
             process.stderr.close()

@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
 from lisiere.models import Manifest, TensorSpec, write_manifest
 from lisiere.models.manifest import Anomaly, Classification, Forecasting, Golden, ImageInput, WindowInput
-from onnx import TensorProto, helper, numpy_helper
 
 LABELS = ("ash", "beech", "oak")
 

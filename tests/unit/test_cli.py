@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
 from lisiere.cli import DONE, FAILED, NOT_HELD, USAGE, main
 from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lisiere.clock import TS_MAX, TS_MIN, ManualClock, SystemClock, parse_ts, rfc3339
 from lisiere.errors import Rejected
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from lisiere import config as module
 from lisiere.config import (
     CONFIG_MAX_BYTES,

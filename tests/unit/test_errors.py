@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from lisiere import errors
 from lisiere.errors import ConfigError, LisiereError, Permanent, Rejected, Retryable
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lisiere import health
 from lisiere.health import PipelineHealth, State, resident_mb
 

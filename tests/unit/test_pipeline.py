@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lisiere.backends import Opened, Tensor, open_model
 from lisiere.clock import ManualClock, SystemClock
 from lisiere.config import CameraSource, CsvSource, ImagesSource, PipelineConfig, QueueConfig, Source, SpoolConfig

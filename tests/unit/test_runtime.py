@@ -12,6 +12,7 @@ import cv2
 import jsonschema
 import numpy as np
 import pytest
+
 from lisiere.clock import SystemClock
 from lisiere.config import Config, parse_config
 from lisiere.errors import ConfigError, Permanent

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lisiere.clock import ManualClock
 from lisiere.errors import ConfigError, LisiereError, Permanent, Rejected, Retryable
 from lisiere.health import State

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lisiere.clock import rfc3339
 from lisiere.models.manifest import WindowInput
 from lisiere.values import Reading, Window

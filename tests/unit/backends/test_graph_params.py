@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from lisiere.backends.graph import read_params
 from lisiere.errors import Permanent
-from numpy.typing import NDArray
 
 PARAMS_MAGIC, TENSOR_MAGIC = 0xF7E58D4F05049CB7, 0xDD5E40F096B4A13F
 CODES = {"i": 0, "u": 1, "f": 2}

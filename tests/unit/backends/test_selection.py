@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lisiere import backends
 from lisiere.backends import BACKENDS, Backend, Model, open_backend, open_model
 from lisiere.backends.base import check_feeds
@@ -18,7 +20,6 @@ from lisiere.backends.dlr import ENVIRONMENT, find_library
 from lisiere.errors import LisiereError, Permanent, Rejected
 from lisiere.models import Package, TensorSpec, open_package
 from lisiere.models.manifest import Build, NeoFiles
-from numpy.typing import NDArray
 from support import tiny
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
+
 from lisiere_compile.compiler import Log, compile_job
 from lisiere_compile.job import Job, parse_job
-from onnx import helper, numpy_helper
 
 Shape = Sequence[int | str]
 Weights = Mapping[str, np.ndarray[Any, Any]]

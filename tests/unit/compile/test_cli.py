@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lisiere_compile import lower
 from lisiere_compile.cli import register
 

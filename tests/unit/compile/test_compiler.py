@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
+
 from lisiere.backends import open_backend
 from lisiere.errors import Permanent, Rejected
 from lisiere.models import open_package
@@ -17,7 +19,6 @@ from lisiere_compile import compiler
 from lisiere_compile.artifact import write_golden
 from lisiere_compile.compiler import STAGES, Log, compile_job
 from lisiere_compile.verify import Verdict
-from onnx import helper
 
 from .conftest import Compile, dense, make_job, make_model, parse, write_package
 

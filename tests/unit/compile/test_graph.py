@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lisiere_compile.graph import build_graph, nbytes, plan_storage
 from lisiere_compile.program import Call, Program, Value
 

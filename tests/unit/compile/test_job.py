@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lisiere.errors import ConfigError
 from lisiere_compile.job import compiler_options, input_shapes, load_job, local_path, parse_job
 

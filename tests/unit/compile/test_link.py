@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lisiere.errors import Permanent, Rejected
 from lisiere_compile.link import compiler_version, find_compiler, link
 from lisiere_compile.program import COPY, Call, Program, Value, Wrapper

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
+
 from lisiere.errors import Rejected
 from lisiere_compile.onnx_frontend import first_line, read_onnx
-from onnx import helper
 
 from .conftest import dense, make_model
 

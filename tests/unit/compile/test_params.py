@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from lisiere.backends.graph import read_params
 from lisiere_compile.params import LIST_MAGIC, TENSOR_MAGIC, encode_params
 

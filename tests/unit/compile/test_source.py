@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from lisiere.errors import Rejected
 from lisiere_compile import source
 from lisiere_compile.source import open_source, unpack

@@ -4,6 +4,7 @@ import platform
 from typing import Any
 
 import pytest
+
 from lisiere.errors import ConfigError, Rejected
 from lisiere_compile.target import describe_cpu, host_name, resolve_target
 

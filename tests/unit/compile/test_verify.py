@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from lisiere.errors import Rejected
 from lisiere.models import TensorSpec, open_package
 from lisiere_compile.artifact import write_golden

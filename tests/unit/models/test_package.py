@@ -15,6 +15,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from lisiere.errors import Rejected
 from lisiere.models import Manifest, TensorSpec, open_package, write_manifest
 from lisiere.models.manifest import Anomaly, Classification, Forecasting, ImageInput, NeoFiles, WindowInput

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+
 from lisiere.errors import ConfigError, Permanent
 from lisiere_sim.broker import (
     Address,

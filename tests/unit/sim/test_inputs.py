@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from lisiere.errors import ConfigError
 from lisiere_sim.inputs import PumpFeed, camera, replay
 from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput

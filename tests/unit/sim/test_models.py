@@ -4,6 +4,7 @@ import platform
 from pathlib import Path
 
 import pytest
+
 from lisiere.errors import ConfigError, Permanent
 from lisiere_sim import models
 from lisiere_sim.models import find_data, find_model

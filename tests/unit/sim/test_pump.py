@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lisiere_sim.pump import FAULTS, RATE_HZ, Fault, Pump
 from numpy.typing import NDArray
+
+from lisiere_sim.pump import FAULTS, RATE_HZ, Fault, Pump
 
 SECONDS = 60
 

@@ -4,6 +4,8 @@ import io
 import json
 from typing import Any
 
+from rich.console import Console
+
 from lisiere.spool import Counts
 from lisiere_sim.progress import LiveProgress, Progress, State, choose_progress, describe
 from lisiere_sim.report import (
@@ -16,7 +18,6 @@ from lisiere_sim.report import (
     write_json,
 )
 from lisiere_sim.subscriber import Seen
-from rich.console import Console
 
 OUTAGE = OutageReport(kind="cut", start_s=14.0, length_s=10.04, backlog=143, drain_s=1.82)
 

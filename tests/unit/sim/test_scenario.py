@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lisiere.errors import ConfigError
 from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput, Scenario, load_scenario, parse_scenario
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import paho.mqtt.client as paho
 import pytest
+
 from lisiere.errors import Retryable
 from lisiere_sim.broker import Address, EmbeddedBroker, free_port
 from lisiere_sim.subscriber import Snapshot, Subscriber

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from lisiere.clock import ManualClock
 from lisiere.config import CsvSource
 from lisiere.errors import LisiereError, Permanent, Retryable

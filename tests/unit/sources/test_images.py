@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from lisiere.clock import ManualClock
 from lisiere.config import ImagesSource
 from lisiere.errors import Permanent, Rejected, Retryable
 from lisiere.sources.images import FILE_MAX_BYTES, Images, read_image
 from lisiere.values import Frame
-from numpy.typing import NDArray
 
 FORMATS = (".jpg", ".png", ".bmp", ".webp", ".ppm")
 

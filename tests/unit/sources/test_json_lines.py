@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lisiere.clock import ManualClock
 from lisiere.config import SocketSource
 from lisiere.errors import LisiereError, Rejected, Retryable

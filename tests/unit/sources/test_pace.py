@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+
 from lisiere.clock import ManualClock
 from lisiere.sources.pace import Pacer
 

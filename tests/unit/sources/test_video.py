@@ -12,12 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lisiere.clock import ManualClock
 from lisiere.config import CameraSource, VideoSource
 from lisiere.errors import Permanent, Retryable
 from lisiere.sources.video import Camera, Video
 from lisiere.values import Frame
-from numpy.typing import NDArray
 
 FRAMES, FPS = 12, 20.0
 

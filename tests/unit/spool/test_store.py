@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lisiere.clock import ManualClock
 from lisiere.config import SpoolConfig
 from lisiere.errors import Permanent, Rejected, Retryable

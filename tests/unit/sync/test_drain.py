@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig
 from lisiere.errors import Retryable

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lisiere.spool import Row
 from lisiere.sync.envelope import MESSAGES, json_schema, seal
 from lisiere.sync.topics import Topics

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from lisiere.backends import open_model
 from lisiere.clock import ManualClock
 from lisiere.errors import Permanent, Rejected
@@ -19,7 +21,6 @@ from lisiere.models.manifest import Classification, ImageInput
 from lisiere.tasks import open_task
 from lisiere.tasks.classification import ClassificationTask
 from lisiere.values import ClassificationBody, Frame
-from numpy.typing import NDArray
 from support import tiny
 
 LABELS = ("ash", "beech", "oak", "yew")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from lisiere.errors import Permanent, Rejected
 from lisiere.models import TensorSpec
 from lisiere.models.manifest import Dtype, ImageInput
 from lisiere.tasks.preprocess import MAX_PIXELS, ImagePreprocess
-from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Colour = Literal["rgb", "bgr", "gray"]

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lisiere.backends import open_model
 from lisiere.clock import ManualClock, rfc3339
 from lisiere.errors import Rejected
@@ -17,7 +19,6 @@ from lisiere.models import Manifest, Package, TensorSpec, open_package
 from lisiere.models.manifest import Anomaly, Dtype, Forecasting, WindowInput
 from lisiere.tasks import Task, open_task
 from lisiere.values import AnomalyBody, ForecastingBody, Result, Window
-from numpy.typing import NDArray
 from support import tiny
 
 T0 = 1_700_000_000.0
