@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+
 from lisiere.models import Manifest, Package, open_package, write_manifest
 from lisiere.models.manifest import Golden
-from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Params = dict[str, Any]

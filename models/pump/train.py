@@ -18,6 +18,7 @@ HOME = Path(__file__).resolve().parent
 sys.path.insert(0, str(HOME.parent))  # `models/` is no package; `training` lies in it
 
 import training  # noqa: E402 - found by the line above
+
 from lisiere.models import Manifest, Package, TensorSpec  # noqa: E402
 from lisiere.models.manifest import Anomaly, Data, WindowInput  # noqa: E402
 from lisiere_sim.pump import FAULTS, RATE_HZ, Fault, Pump  # noqa: E402
