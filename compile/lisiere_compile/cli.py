@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         sys.stdout.write(
-            f"{os.path.relpath(folder)}\n  {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} files, {log.kernels} kernels; "
+            f"{os.path.relpath(folder)}\n"
+            f"  {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} files, {log.kernels} kernels; "
             f"{log.verdict.cases} cases under {log.verdict.backend} differ from ONNX Runtime by at most "
             f"{log.verdict.max_difference:.2g}.\n"
         )

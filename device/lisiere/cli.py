@@ -32,6 +32,21 @@ start here:
   lisiere run device.yaml              the device itself
 """
 
+_RUN_EPILOG = """\
+It ends when every source has ended, or on SIGTERM or Ctrl-C: sources stop, what is queued is inferred, and delivery
+goes on for `stop_drain_s`; the rest stays on disk for the next start. A second signal ends it at once.
+
+a configuration:
+  device: pi-dock-3
+  transport: {type: mqtt, host: 192.0.2.1, port: 1883}     without it, results stay in the spool
+  pipelines:
+    - name: dock
+      source: {type: camera, device: /dev/video0, fps: 5}  or url: rtsp://…; or video, images, csv, socket
+      model: build/models/digits-linux_x86_64
+
+`lisiere schema config` prints all there is, and `lisiere validate CONFIG.yaml` checks one.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
@@ -70,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _add(commands, "run", _run, "run the pipelines of a configuration until stopped")
     run.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    run.epilog, run.formatter_class = _RUN_EPILOG, argparse.RawDescriptionHelpFormatter
 
     validate = _add(commands, "validate", _validate, "check a configuration and its models without running them")
     validate.add_argument("config", type=Path, metavar="CONFIG.yaml")

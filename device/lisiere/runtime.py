@@ -117,6 +117,7 @@ class Runtime:
         def report_reader(state: State, why: str) -> None:
             if state in ("waiting", "failed"):
                 health.state(state, why)
+                health.count("source_unavailable")
             if state in ("ended", "failed"):
                 pipeline.end()
 

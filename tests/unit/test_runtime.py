@@ -173,4 +173,5 @@ def test_a_missing_camera_is_tried_again_and_named(folder: Path) -> None:
         running.wait(lambda: len(broker.of(f"{BASE}/result/photos")) > 3)
     health = [message for message in received(broker, "health") if message["pipelines"]["door"]["state"] == "waiting"]
     assert "There is no camera" in health[0]["pipelines"]["door"]["why"]
+    assert health[0]["pipelines"]["door"]["counters"] == {"source_unavailable": 1}
     assert health[0]["state"] == "degraded"
