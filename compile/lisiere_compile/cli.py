@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         sys.stdout.write(
-            f"{os.path.relpath(folder)}\n"
+            f"{_shown(folder)}\n"
             f"  {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} files, {log.kernels} kernels; "
             f"{log.verdict.cases} cases under {log.verdict.backend} differ from ONNX Runtime by at most "
             f"{log.verdict.max_difference:.2g}.\n"
@@ -105,6 +105,12 @@ def _interruptible(log: Log) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _shown(folder: Path) -> Path:
+    """The folder's path as a person would write it here."""
+    whole, here = folder.resolve(), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def _print(document: dict[str, Any]) -> None:
