@@ -165,14 +165,9 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _schema(args: argparse.Namespace) -> int:
-    from lisiere.config import Config
-    from lisiere.models import Manifest
-    from lisiere.sync.envelope import json_schema
+    from lisiere.schema import json_schema
 
-    if args.name in ("config", "manifest"):
-        _out(msgspec.json.schema(Config if args.name == "config" else Manifest))
-    else:
-        _out(json_schema(args.name))
+    _out(json_schema(args.name))
     return DONE
 
 

@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config", "health", "windows"}),
     frozenset({"sources", "backends", "spool"}),
     frozenset({"tasks", "sync"}),
-    frozenset({"pipeline", "supervisor"}),
+    frozenset({"pipeline", "supervisor", "schema"}),
     frozenset({"runtime"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -17,8 +17,8 @@ from lisiere.clock import SystemClock
 from lisiere.config import Config, parse_config
 from lisiere.errors import ConfigError, Permanent
 from lisiere.runtime import Runtime
+from lisiere.schema import json_schema
 from lisiere.spool import SpoolReader
-from lisiere.sync.envelope import json_schema
 from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport
 from support import tiny
 

@@ -50,12 +50,20 @@ class SpoolReader:
     def __init__(self, folder: Path) -> None:
         file = database_file(folder)
         try:
-            self._db = sqlite3.connect(
+            db = sqlite3.connect(
                 f"{file.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
             )
-            check_version(self._db, file)
         except sqlite3.Error as error:
             raise Permanent(f"There is no readable spool at {file}: {error}.") from error
+        try:
+            check_version(db, file)
+        except sqlite3.Error as error:
+            db.close()
+            raise Permanent(f"There is no readable spool at {file}: {error}.") from error
+        except Permanent:
+            db.close()
+            raise
+        self._db = db
 
     @property
     def epoch(self) -> str:

@@ -298,13 +298,17 @@ class Spool:
 
 def _open(file: Path) -> sqlite3.Connection:
     db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA busy_timeout = 5000")
-    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-        script = resources.files("lisiere.spool").joinpath(f"schema_v{SCHEMA_VERSION}.sql").read_text("utf-8")
-        db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    check_version(db, file)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA busy_timeout = 5000")
+        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            script = resources.files("lisiere.spool").joinpath(f"schema_v{SCHEMA_VERSION}.sql").read_text("utf-8")
+            db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        check_version(db, file)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

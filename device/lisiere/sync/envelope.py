@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from lisiere.clock import TsQuality, rfc3339
 from lisiere.spool import Row
-from lisiere.values import AnomalyBody, ClassificationBody, ForecastingBody
 
 RESULT_SCHEMA = "lisiere.result/1"
 GAP_SCHEMA = "lisiere.gap/1"
@@ -153,36 +151,6 @@ class MetricsMessage(Struct, frozen=True, kw_only=True):
     rss_mb: float | None
     pipelines: dict[str, PipelineMetrics]
     spool: dict[str, int]
-
-
-_BODIES: dict[str, type[Struct]] = {
-    "classification": ClassificationBody,
-    "forecasting": ForecastingBody,
-    "anomaly": AnomalyBody,
-}
-
-MESSAGES: dict[str, type[Struct]] = {
-    "result": ResultEnvelope,
-    "gap": GapEnvelope,
-    "status": StatusMessage,
-    "health": HealthMessage,
-    "metrics": MetricsMessage,
-}
-
-
-def json_schema(name: str) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of a message: one of the keys of `MESSAGES`."""
-    message = MESSAGES[name]
-    bodies = _BODIES if message is ResultEnvelope else {}
-    refs, definitions = msgspec.json.schema_components([message, *bodies.values()], ref_template="#/$defs/{name}")
-    schema = {**refs[0], "$defs": definitions}
-    if bodies:
-        # Which body `result` holds is told by `task`, beside it.
-        schema["allOf"] = [
-            {"if": {"properties": {"task": {"const": task}}}, "then": {"properties": {"result": ref}}}
-            for task, ref in zip(bodies, refs[1:], strict=True)
-        ]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"lisiere.{name}/1", **schema}
 
 
 def seal(row: Row, device: str, epoch: str, published: float, replay: bool) -> bytes:

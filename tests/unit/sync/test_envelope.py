@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lisiere.spool import Row
-from lisiere.sync.envelope import MESSAGES, json_schema, seal
+from lisiere.sync.envelope import seal
 from lisiere.sync.topics import Topics
 
 body = st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), min_size=1, max_size=5)
@@ -33,13 +32,6 @@ def test_the_identity_goes_around_the_stored_bytes(
         "published_ts": "2023-11-14T22:13:20.500Z",
         "replay": replay,
     }
-
-
-@pytest.mark.parametrize("name", MESSAGES)
-def test_each_message_has_a_schema_that_names_its_version(name: str) -> None:
-    schema = json_schema(name)
-    assert schema["title"] == f"lisiere.{name}/1"
-    assert f"lisiere.{name}/1" in json.dumps(schema["$defs"])
 
 
 def test_topics() -> None:

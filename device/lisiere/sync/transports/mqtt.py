@@ -18,6 +18,17 @@ from lisiere.errors import Permanent, Retryable
 from lisiere.sync.transports.base import Acked, Listener, Lost, Will
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """A TLS socket that closes when its handshake fails: paho would leave it to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 class MqttTransport:
     """One connection to an MQTT broker."""
 
@@ -84,6 +95,7 @@ class MqttTransport:
             if config.tls is not None:
                 context = ssl.create_default_context(cafile=config.tls.ca)
                 context.minimum_version = ssl.TLSVersion.TLSv1_2
+                context.sslsocket_class = _ClosingSocket
                 if config.tls.certificate is not None:
                     context.load_cert_chain(config.tls.certificate, config.tls.key)
                 client.tls_set_context(context)
