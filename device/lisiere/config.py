@@ -122,13 +122,14 @@ class MqttConfig(_Part, tag="mqtt", frozen=True, kw_only=True):
     """Direct MQTT 3.1.1 to a broker.
 
     Attributes:
+        port: 8883 with `tls` and 1883 without, unless given.
         password_file: the file that holds the password; passwords stay out of configurations.
         window: how many unacknowledged messages may be under way.
         ack_timeout_s: a PUBACK that takes longer means that the connection is dead.
     """
 
     host: Annotated[str, Meta(min_length=1)]
-    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     client_id: Annotated[str, Meta(max_length=128)] | None = None
     username: str | None = None
     password_file: str | None = None
@@ -137,6 +138,11 @@ class MqttConfig(_Part, tag="mqtt", frozen=True, kw_only=True):
     connect_timeout_s: Seconds = 5.0
     ack_timeout_s: Seconds = 20.0
     window: Annotated[int, Meta(ge=1, le=100)] = 16
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the broker."""
+        return self.host, self.port or (8883 if self.tls is not None else 1883)
 
 
 class SpoolConfig(_Part, frozen=True, kw_only=True):

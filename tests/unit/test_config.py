@@ -505,3 +505,10 @@ def test_two_pipelines_do_not_share_a_socket(base: Path) -> None:
     assert error.path == "$.pipelines[1].source.listen"
     free = {"type": "socket", "listen": "tcp:127.0.0.1:0"}
     parse_config(document(pipelines=[{**one, "source": free}, {**one, "name": "b", "source": free}]), base)
+
+
+@pytest.mark.parametrize(("transport", "port"), [({}, 1883), ({"tls": {}}, 8883), ({"tls": {}, "port": 443}, 443)])
+def test_the_port_is_the_usual_one_unless_given(base: Path, transport: dict[str, Any], port: int) -> None:
+    made = parse_config(document(transport={"type": "mqtt", "host": "broker.example", **transport}), base)
+    assert made.transport is not None
+    assert made.transport.address == ("broker.example", port)

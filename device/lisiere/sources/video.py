@@ -42,19 +42,29 @@ class Camera:
         self._clock = clock
 
     def items(self, stop: threading.Event) -> Iterator[Frame]:
-        """Yield frames until stopped; see `Source.items`."""
+        """Yield frames until stopped, at most `fps` of them a second; see `Source.items`.
+
+        Every frame is taken off the camera, and those between are let go undecoded: left in its buffer they would make
+        each later one older.
+        """
         capture = self._open()
-        pacer = Pacer(self._clock, stop)
+        interval = 1 / self._config.fps if self._config.fps else 0.0
+        due = self._clock.monotonic()
         index = 0
         try:
             while not stop.is_set():
-                good, image = capture.read()
-                if not good:
+                if not capture.grab():
                     raise Retryable(f"The camera {self._where()} gives no more frames.")
+                now = self._clock.monotonic()
+                if now < due:
+                    continue
+                # Not later than one interval from now: a camera that was slow is not hurried afterwards.
+                due = max(due + interval, now)
+                good, image = capture.retrieve()
+                if not good:
+                    raise Retryable(f"A frame of the camera {self._where()} cannot be decoded.")
                 yield Frame(np.asarray(image, np.uint8), self._clock.now(), self._name, index)
                 index += 1
-                if self._config.fps and not pacer.wait(1 / self._config.fps):
-                    return
         finally:
             capture.release()
 

@@ -193,9 +193,15 @@ class Capture:
         self.settings.append((key, value))
         return True
 
-    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+    def grab(self) -> bool:
         self._left -= 1
-        return (True, np.zeros((4, 4, 3), np.uint8)) if self._left >= 0 else (False, None)
+        return self._left >= 0
+
+    def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        return True, np.zeros((4, 4, 3), np.uint8)
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        return self.retrieve() if self.grab() else (False, None)
 
     def release(self) -> None:
         type(self).released += 1
@@ -261,6 +267,28 @@ def test_a_camera_that_stops_giving_frames_is_retryable_and_let_go(capture: type
     with pytest.raises(Retryable, match="no more frames"):
         next(items)
     assert capture.released == 1
+
+
+def test_frames_beyond_the_rate_are_taken_off_the_camera_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock(100.0)
+
+    class Live(Capture):
+        """Thirty frames a second, for three seconds."""
+
+        frames = 90
+
+        def grab(self) -> bool:
+            clock.advance(1 / 30)
+            return super().grab()
+
+    monkeypatch.setattr(cv2, "VideoCapture", Live)
+    items = Camera(CameraSource(url="rtsp://camera/1", fps=5.0), "camera", clock).items(threading.Event())
+    stamps: list[float] = []
+    with pytest.raises(Retryable, match="no more frames"):
+        stamps.extend(frame.ts for frame in items)
+    assert len(stamps) == 15
+    assert np.diff(stamps) == pytest.approx(0.2, abs=0.04)
+    assert Live.released == 1
 
 
 def test_a_camera_is_let_go_when_stopped(capture: type[Capture]) -> None:

@@ -53,9 +53,10 @@ class MqttTransport:
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
         self._listener, self._client = listener, client
-        where = f"{self._config.host}:{self._config.port}"
+        host, port = self._config.address
+        where = f"{host}:{port}"
         try:
-            client.connect(self._config.host, self._config.port, self._config.keepalive_s)
+            client.connect(host, port, self._config.keepalive_s)
         except ssl.SSLError as error:
             raise Retryable(f"TLS with the broker {where} failed: {error}") from error
         except OSError as error:
