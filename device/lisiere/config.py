@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta, Struct, field
 
+from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere.models.package import find_manifest
 
-CONFIG_MAX_BYTES = 1 << 20
 TOPIC_MAX_BYTES = 256  # AWS IoT Core's limits
 TOPIC_MAX_SLASHES = 7
 
@@ -184,17 +183,9 @@ def load_config(file: Path) -> Config:
         ConfigError: with the path of what is wrong.
     """
     try:
-        if file.stat().st_size > CONFIG_MAX_BYTES:
-            raise ConfigError(f"{file} is larger than {CONFIG_MAX_BYTES} bytes.")
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from error
-    try:
-        document = yaml.safe_load(text)
-    except Exception as error:  # PyYAML lets out whatever its constructors run into: ValueError, KeyError, …
-        raise ConfigError(f"{file} is not YAML: {error}") from error
+        document = read_yaml(file)
+    except Rejected as error:
+        raise ConfigError(str(error)) from error
     return parse_config(document, file.resolve().parent)
 
 

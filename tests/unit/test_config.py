@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from lisiere import config as module
 from lisiere.config import (
-    CONFIG_MAX_BYTES,
     UNIX_PATH_MAX_BYTES,
     CameraSource,
     Config,
@@ -25,6 +24,7 @@ from lisiere.config import (
     load_config,
     parse_config,
 )
+from lisiere.documents import MAX_BYTES
 from lisiere.errors import ConfigError
 
 
@@ -466,7 +466,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_an_error(base: Path) -> None
 
 def test_a_file_too_large_is_not_read(base: Path) -> None:
     with (base / "device.yaml").open("wb") as stream:
-        stream.truncate(CONFIG_MAX_BYTES + 1)
+        stream.truncate(MAX_BYTES + 1)
     with pytest.raises(ConfigError, match="larger than"):
         load_config(base / "device.yaml")
 

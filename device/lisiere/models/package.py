@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from lisiere.documents import read_yaml
 from lisiere.errors import Rejected
 from lisiere.models.manifest import (
     Anomaly,
@@ -26,7 +27,6 @@ from lisiere.models.manifest import (
 )
 
 MANIFEST_NAMES = ("manifest.yaml", "model.yaml")
-MANIFEST_MAX_BYTES = 1 << 20
 GRAPH_MAX_BYTES = 64 << 20
 NEO_SUFFIXES = frozenset({".so", ".dylib", ".dll", ".json", ".params", ".ro"})
 
@@ -77,18 +77,7 @@ def read_manifest(file: Path) -> Manifest:
     Raises:
         Rejected: not YAML, or not the schema. The message names the place, such as `$.inputs[0].shape`.
     """
-    try:
-        if file.stat().st_size > MANIFEST_MAX_BYTES:
-            raise Rejected(f"{file} is larger than {MANIFEST_MAX_BYTES} bytes, which no manifest needs.")
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise Rejected(f"{file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise Rejected(f"{file} is not YAML: {error}") from error
-    try:
-        document = yaml.safe_load(text)
-    except Exception as error:  # PyYAML lets out whatever its constructors run into: ValueError, KeyError, …
-        raise Rejected(f"{file} is not YAML: {error}") from error
+    document = read_yaml(file)
     try:
         return msgspec.convert(document, Manifest)
     except (msgspec.ValidationError, RecursionError) as error:

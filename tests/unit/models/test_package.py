@@ -16,10 +16,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lisiere.documents import MAX_BYTES
 from lisiere.errors import Rejected
 from lisiere.models import Manifest, TensorSpec, open_package, write_manifest
 from lisiere.models.manifest import Anomaly, Classification, Forecasting, ImageInput, NeoFiles, WindowInput
-from lisiere.models.package import GRAPH_MAX_BYTES, MANIFEST_MAX_BYTES, NEO_SUFFIXES, find_manifest, read_manifest
+from lisiere.models.package import GRAPH_MAX_BYTES, NEO_SUFFIXES, find_manifest, read_manifest
 
 LABELS = "ash\nbeech\noak\n"
 
@@ -305,7 +306,7 @@ def test_yaml_that_is_no_manifest_is_rejected(tmp_path: Path, data: bytes) -> No
 
 def test_an_oversized_manifest_is_not_read(tmp_path: Path) -> None:
     path = folder(tmp_path)
-    os.truncate(path / "model.yaml", MANIFEST_MAX_BYTES + 1)
+    os.truncate(path / "model.yaml", MAX_BYTES + 1)
     with pytest.raises(Rejected, match="larger than"):
         open_package(path)
 

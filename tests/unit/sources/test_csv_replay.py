@@ -16,30 +16,7 @@ from lisiere.config import CsvSource
 from lisiere.errors import LisiereError, Permanent, Retryable
 from lisiere.sources.csv_replay import CsvReplay
 from lisiere.values import Reading
-
-
-class Faults(list[tuple[str, str]]):
-    def __call__(self, name: str, sentence: str) -> None:
-        self.append((name, sentence))
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name, _ in self]
-
-
-class Stop(threading.Event):
-    """A stop whose waits move a clock and cost no time."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-        self._clock = clock
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.waits.append(timeout)
-        self._clock.advance(timeout)
-        return self.is_set()
+from support.sources import Faults, Stop
 
 
 def replay(

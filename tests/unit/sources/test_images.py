@@ -21,28 +21,9 @@ from lisiere.config import ImagesSource
 from lisiere.errors import Permanent, Rejected, Retryable
 from lisiere.sources.images import FILE_MAX_BYTES, Images, read_image
 from lisiere.values import Frame
+from support.sources import Faults, Stop
 
 FORMATS = (".jpg", ".png", ".bmp", ".webp", ".ppm")
-
-
-class Faults(list[tuple[str, str]]):
-    def __call__(self, name: str, sentence: str) -> None:
-        self.append((name, sentence))
-
-
-class Stop(threading.Event):
-    """A stop whose waits move a clock and cost no time."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-        self._clock = clock
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.waits.append(timeout)
-        self._clock.advance(timeout)
-        return self.is_set()
 
 
 @pytest.fixture(autouse=True)

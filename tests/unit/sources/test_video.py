@@ -19,28 +19,9 @@ from lisiere.config import CameraSource, VideoSource
 from lisiere.errors import Permanent, Retryable
 from lisiere.sources.video import Camera, Video
 from lisiere.values import Frame
+from support.sources import Faults, Stop
 
 FRAMES, FPS = 12, 20.0
-
-
-class Faults(list[tuple[str, str]]):
-    def __call__(self, name: str, sentence: str) -> None:
-        self.append((name, sentence))
-
-
-class Stop(threading.Event):
-    """A stop whose waits move a clock and cost no time."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-        self._clock = clock
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.waits.append(timeout)
-        self._clock.advance(timeout)
-        return self.is_set()
 
 
 @pytest.fixture(scope="module")
