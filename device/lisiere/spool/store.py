@@ -122,11 +122,9 @@ class Spool:
             raise Rejected(f"A result of {len(body)} bytes cannot be sent; {BODY_MAX_BYTES} is the limit.")
         row = (pipeline, self._clock.now(), body)
         with self._lock:  # the bare lock: entering by way of the condition is the larger part of an append
-            if self._full():
-                self._changed.wait_for(lambda: not self._full() or self._closing, timeout)
-            if self._closing or self._full():
-                raise Retryable(f"The spool takes nothing: {self._failure or 'it is closed or too slow'}.")
             pending = self._pending
+            if self._closing or len(pending.rows) >= _PENDING_ROWS or pending.size >= _PENDING_BYTES:
+                pending = self._await_room(timeout)
             pending.rows.append(row)
             pending.size += len(body)
             count = len(pending.rows)
@@ -155,8 +153,16 @@ class Spool:
         self._thread.join(timeout)
         return not self._pending.rows and not self._writing
 
-    def _full(self) -> bool:
-        return len(self._pending.rows) >= _PENDING_ROWS or self._pending.size >= _PENDING_BYTES
+    def _await_room(self, timeout: float | None) -> _Pending:
+        """Wait until a row can be taken, and return where to; the lock is held."""
+
+        def room() -> bool:
+            return len(self._pending.rows) < _PENDING_ROWS and self._pending.size < _PENDING_BYTES
+
+        self._changed.wait_for(lambda: room() or self._closing, timeout)
+        if self._closing or not room():
+            raise Retryable(f"The spool takes nothing: {self._failure or 'it is closed or too slow'}.")
+        return self._pending
 
     def _idle(self) -> bool:
         return not (self._pending.rows or self._pending.acknowledged or self._writing)

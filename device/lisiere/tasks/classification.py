@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lisiere.backends import Model, Tensor
 from lisiere.clock import Clock
@@ -14,6 +14,8 @@ from lisiere.models import Package
 from lisiere.models.manifest import Classification, ImageInput
 from lisiere.tasks.preprocess import ImagePreprocess
 from lisiere.values import ClassificationBody, Frame, LabelScore, Result
+
+_FEW_CLASSES = 64
 
 
 class ClassificationTask:
@@ -40,28 +42,55 @@ class ClassificationTask:
         prepared = moment()
         output = self._model.run({self._input: tensor})[self._output]
         inferred = moment()
-        scores = self._scores(output.reshape(-1))
-        best = (-scores).argsort(kind="stable")[: self._top]  # of equals, the first label
         top = [
             LabelScore(self._labels[at], round(score, 6))
-            for at, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+            for at, score in best_classes(output.reshape(-1), self._task.scores, self._top)
         ]
         body = ClassificationBody(label=top[0].label, score=top[0].score, top=top)
         return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
 
-    def _scores(self, output: Tensor) -> NDArray[np.float32]:
-        """Return probabilities, float32 [classes].
 
-        Raises:
-            Rejected: the model gave something that is not a number.
-        """
-        if self._task.scores == "uint8":
-            return output.astype(np.float32) / np.float32(255)
-        # In double precision neither the sum nor the shift by the largest can overflow.
-        scores = output.astype(np.float64)
-        if not math.isfinite(scores.sum()):  # one number that is none makes the sum none
-            raise Rejected("The model's scores are not numbers.")
-        if self._task.scores == "softmax":
-            scores = np.exp(scores - scores.max())
-            scores /= scores.sum()
-        return scores.astype(np.float32)
+def best_classes(
+    output: Tensor, scores: Literal["softmax", "probabilities", "uint8"], top: int
+) -> list[tuple[int, float]]:
+    """Return the best classes of a model's output and their probabilities, the best first.
+
+    Args:
+        output: [classes], in the model's dtype.
+        scores: what the output is; see `Classification.scores`.
+        top: how many to return. Of equals, the first class goes before.
+
+    Raises:
+        Rejected: the output holds something that is not a number.
+    """
+    # For a few classes NumPy's calls cost more than their arithmetic. Both ways count in double precision, where
+    # neither the sum nor the shift by the largest can overflow.
+    if output.size <= _FEW_CLASSES:
+        values: list[float] = output.tolist()
+        _check_finite(sum(values))
+        scale = 1 / 255 if scores == "uint8" else 1.0
+        if scores == "softmax":
+            largest = max(values)
+            values = [math.exp(value - largest) for value in values]
+            scale = 1 / sum(values)
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+        return [(at, values[at] * scale) for at in order[:top]]
+    shares = output.astype(np.float64)
+    _check_finite(float(shares.sum()))
+    if scores == "softmax":
+        shares = np.exp(shares - shares.max())
+        shares /= shares.sum()
+    elif scores == "uint8":
+        shares /= 255
+    found = []
+    for _ in range(top):
+        at = int(shares.argmax())
+        found.append((at, float(shares[at])))
+        shares[at] = -np.inf
+    return found
+
+
+def _check_finite(total: float) -> None:
+    """One number that is none makes the sum none."""
+    if not math.isfinite(total):
+        raise Rejected("The model's scores are not numbers.")

@@ -19,7 +19,7 @@ from lisiere.errors import Permanent, Rejected
 from lisiere.models import Manifest, Package, TensorSpec, open_package
 from lisiere.models.manifest import Classification, ImageInput
 from lisiere.tasks import open_task
-from lisiere.tasks.classification import ClassificationTask
+from lisiere.tasks.classification import ClassificationTask, best_classes
 from lisiere.values import ClassificationBody, Frame
 from support import tiny
 
@@ -165,3 +165,28 @@ def test_a_real_model_classifies_as_its_golden_vectors_say(tmp_path: Path) -> No
     opened.model.close()
     with pytest.raises(Permanent, match="closed"):
         what(FRAME)
+
+
+@given(
+    st.integers(1, 200).flatmap(lambda n: st.lists(st.floats(-50, 50, width=32), min_size=n, max_size=n)),
+    st.sampled_from(["softmax", "probabilities"]),
+    st.integers(1, 5),
+)
+def test_few_classes_and_many_are_counted_alike(values: list[float], scores: Any, top: int) -> None:
+    output = np.asarray(values, np.float32)
+    top = min(top, len(values))
+    found = best_classes(output, scores, top)
+    padded = np.concatenate([output, np.full(100, -np.float32(1e30))])  # enough to be many, and never the best
+    many = best_classes(padded, "softmax", top) if scores == "softmax" else found
+    assert [at for at, _ in found] == [at for at, _ in many]
+    assert [share for _, share in found] == pytest.approx([share for _, share in many])
+    assert [at for at, _ in found] == sorted(range(len(values)), key=lambda at: (-output[at], at))[:top]
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_quantised_shares_are_of_255(count: int) -> None:
+    output = np.zeros(count, np.uint8)
+    output[1], output[2] = 255, 51
+    (first, best), (second, next_best) = best_classes(output, "uint8", 2)
+    assert (first, second) == (1, 2)
+    assert (best, next_best) == pytest.approx((1.0, 0.2))
