@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,18 @@ def _inspect(args: argparse.Namespace) -> int:
     _print(f"  task     {manifest.task.__struct_config__.tag}")
     if manifest.build is not None:
         _print(f"  target   {manifest.build.target} ({manifest.build.cpu})")
-    for name, value in manifest.figures.items():
-        _print(f"  figure   {name}: {value}")
+    for line in _figures(manifest.figures):
+        _print(f"  figure   {line}")
     return DONE
+
+
+def _figures(figures: dict[str, Any], above: str = "") -> Iterator[str]:
+    """A line each, the names of nested ones joined by dots."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from _figures(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name} {value}"
 
 
 def _verify(args: argparse.Namespace) -> int:

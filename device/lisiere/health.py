@@ -18,7 +18,7 @@ State = Literal["starting", "running", "waiting", "failed", "ended"]
 
 _LATENCIES_KEPT = 4096
 _SENTENCES: dict[State, str] = {
-    "starting": "The pipeline {} opens its source.",
+    "starting": "The pipeline {} is starting.",
     "running": "The pipeline {} is running.",
     "waiting": "The pipeline {} waits for its source.",
     "failed": "The pipeline {} has failed.",

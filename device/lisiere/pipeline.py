@@ -153,7 +153,6 @@ class Pipeline:
             Permanent: it can never give what is asked of it.
         """
         health = self.health
-        health.state("starting")
         for number, item in enumerate(self._source.items(self.stop_reading)):
             if number == 0:
                 health.state("running")

@@ -107,6 +107,17 @@ def test_a_tampered_model_is_exit_1(config: Path, capsys: pytest.CaptureFixture[
     assert "labels.txt" in capsys.readouterr().err
 
 
+def test_models_inspect_lists_nested_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.classifier(tmp_path / "m", figures={"held_out": {"accuracy": 0.5, "worst": {"ash": 0.25}}, "n": 3})
+    assert main(["models", "inspect", str(folder)]) == DONE
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "figure" in line]
+    assert lines == [
+        ["figure", "held_out.accuracy", "0.5"],
+        ["figure", "held_out.worst.ash", "0.25"],
+        ["figure", "n", "3"],
+    ]
+
+
 def test_models_inspect_and_verify(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(config.parent / "trees")
     assert main(["models", "inspect", folder]) == DONE

@@ -175,3 +175,16 @@ def test_a_missing_camera_is_tried_again_and_named(folder: Path) -> None:
     assert "There is no camera" in health[0]["pipelines"]["door"]["why"]
     assert health[0]["pipelines"]["door"]["counters"] == {"source_unavailable": 1}
     assert health[0]["state"] == "degraded"
+
+
+def test_a_camera_that_stays_away_is_logged_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broker = MemoryBroker()
+    absent = {"name": "door", "source": {"type": "camera", "device": str(folder / "video9")}, "model": "trees"}
+
+    def tried_twice() -> bool:
+        found = received(broker, "health")
+        return bool(found) and found[-1]["pipelines"]["door"]["counters"].get("source_unavailable", 0) >= 2
+
+    with Running(configuration(folder, absent, retry_max_s=1, health_interval_s=0.05), broker) as running:
+        running.wait(tried_twice)
+    assert sum("waits for its source" in record.message for record in caplog.records) == 1
