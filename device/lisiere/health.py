@@ -49,7 +49,7 @@ class PipelineHealth:
         with self._lock:
             self._counters[name] += 1
             times = self._counters[name]
-        if str(times).strip("0") == "1":
+        if worth_logging(times):
             self._log.warning("%s (%s, %d so far)", sentence, name, times)
 
     def result(self, milliseconds: float) -> None:
@@ -81,6 +81,11 @@ class PipelineHealth:
             return None
         low, high, top = np.quantile(taken, (0.5, 0.95, 0.99))
         return float(low), float(high), float(top)
+
+
+def worth_logging(times: int) -> bool:
+    """Whether the n-th time of the same thing is worth a log line: the 1st, 10th, 100th and so on are."""
+    return str(times).strip("0") == "1"
 
 
 def resident_mb() -> float | None:

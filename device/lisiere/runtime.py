@@ -12,7 +12,7 @@ import msgspec
 from lisiere.clock import Clock, rfc3339
 from lisiere.config import Config, MqttConfig, PipelineConfig
 from lisiere.errors import ConfigError, LisiereError, Permanent
-from lisiere.health import PipelineHealth, State, resident_mb
+from lisiere.health import PipelineHealth, State, resident_mb, worth_logging
 from lisiere.pipeline import Pipeline, open_pipeline
 from lisiere.spool import Spool, SpoolReader
 from lisiere.supervisor import Unit
@@ -106,7 +106,7 @@ class Runtime:
             settings.ack_timeout_s,
         )
         self._drain_unit = Unit(
-            "drain", self._drain.run, self._stop_drain, self._clock, _report_drain, config.retry_max_s
+            "drain", self._drain.run, self._stop_drain, self._clock, _drain_report(), config.retry_max_s
         )
         self._drain_unit.start()
 
@@ -251,8 +251,17 @@ def _transport_of(config: Config) -> Callable[[], Transport] | None:
     return make
 
 
-def _report_drain(state: State, why: str) -> None:
-    if state == "waiting":
-        log.warning("%s", why)
-    elif state == "failed":
-        log.error("Nothing more is delivered; results stay in the spool. %s", why)
+def _drain_report() -> Callable[[State, str], None]:
+    """Make what logs how the drain fares: the 1st, 10th, 100th … failure to connect, and its end."""
+    failures = 0
+
+    def report(state: State, why: str) -> None:
+        nonlocal failures
+        if state == "waiting":
+            failures += 1
+            if worth_logging(failures):
+                log.warning("%s (failure %d)", why, failures)
+        elif state == "failed":
+            log.error("Nothing more is delivered; results stay in the spool. %s", why)
+
+    return report

@@ -16,7 +16,7 @@ import pytest
 from lisiere.clock import SystemClock
 from lisiere.config import Config, parse_config
 from lisiere.errors import ConfigError, Permanent
-from lisiere.runtime import Runtime
+from lisiere.runtime import Runtime, _drain_report
 from lisiere.schema import json_schema
 from lisiere.spool import SpoolReader
 from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport
@@ -188,3 +188,12 @@ def test_a_camera_that_stays_away_is_logged_once(folder: Path, caplog: pytest.Lo
     with Running(configuration(folder, absent, retry_max_s=1, health_interval_s=0.05), broker) as running:
         running.wait(tried_twice)
     assert sum("waits for its source" in record.message for record in caplog.records) == 1
+
+
+def test_a_broker_that_stays_away_is_logged_ever_more_rarely(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report = _drain_report()
+    for _ in range(150):
+        report("waiting", "The broker is away.")
+    assert [record.args[1] for record in caplog.records if record.args] == [1, 10, 100]  # type: ignore[index]
+    report("failed", "The certificate cannot be read.")
+    assert "results stay in the spool" in caplog.records[-1].message

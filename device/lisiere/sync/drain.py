@@ -6,6 +6,7 @@ beside them on `backlog/…`, with a share of the window of its own, so that nei
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from lisiere.spool import Row, Spool, SpoolReader
 from lisiere.sync.envelope import StatusMessage, seal
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Acked, Event, Lost, Transport, Will
+
+log = logging.getLogger(__name__)
 
 _FETCH_ROWS = 64
 _STATUS = -1  # stands for the status message among the seqs under way
@@ -107,6 +110,7 @@ class Drain:
             connection = _Connection(self._terms, transport, reader)
             connection.publish_status(self._status("online"))
             self._connection = connection
+            log.info("Connected to the broker; %d messages wait.", self._spool.waiting)
             while not self._stopping and not (self._finishing and self._spool.waiting == 0):
                 connection.fill()
                 connection.take(connection.next_events(inbox))
