@@ -68,26 +68,25 @@ def best_classes(
     if output.size <= _FEW_CLASSES:
         values: list[float] = output.tolist()
         _check_finite(sum(values))
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top]
         scale = 1 / 255 if scores == "uint8" else 1.0
         if scores == "softmax":
             largest = max(values)
             values = [math.exp(value - largest) for value in values]
             scale = 1 / sum(values)
-        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
-        return [(at, values[at] * scale) for at in order[:top]]
+        return [(at, values[at] * scale) for at in order]
     shares = output.astype(np.float64)
     _check_finite(float(shares.sum()))
+    left, order = shares.copy(), []
+    for _ in range(top):
+        order.append(int(left.argmax()))
+        left[order[-1]] = -np.inf
     if scores == "softmax":
         shares = np.exp(shares - shares.max())
         shares /= shares.sum()
     elif scores == "uint8":
         shares /= 255
-    found = []
-    for _ in range(top):
-        at = int(shares.argmax())
-        found.append((at, float(shares[at])))
-        shares[at] = -np.inf
-    return found
+    return [(at, float(shares[at])) for at in order]
 
 
 def _check_finite(total: float) -> None:
