@@ -10,18 +10,16 @@ import shutil
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
-import msgspec
-import yaml
-
+from lisiere.documents import read_yaml
 from lisiere.errors import Rejected
-from lisiere.models import Manifest, Package, open_package, write_manifest
+from lisiere.models import Package, open_package, write_manifest
+from lisiere.models.package import read_draft
 
 ARCHIVE_MAX_BYTES = 4 << 30
 ARCHIVE_MAX_FILES = 1000
 _SUFFIXES = (".tar.gz", ".tgz")
-_PLACEHOLDER = {"sha256": "0" * 64, "bytes": 0}
 
 
 def open_source(path: Path, work: Path) -> Package:
@@ -61,17 +59,12 @@ def open_source(path: Path, work: Path) -> Package:
 def _completed(folder: Path, to: Path) -> Path:
     """Return the folder, or a copy with digests when its model.yaml is one as an author writes it, without `files`."""
     file = folder / "model.yaml"
-    if (folder / "manifest.yaml").is_file() or not file.is_file() or file.stat().st_size > 1 << 20:
+    if (folder / "manifest.yaml").is_file() or not file.is_file():
         return folder
-    try:
-        document: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or "files" in document:
-            return folder  # whatever is wrong with it, open_package says
-        manifest = msgspec.convert({**document, "files": {"placeholder": _PLACEHOLDER}}, Manifest)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Rejected(f"{file} is not YAML: {error}") from error
-    except msgspec.ValidationError as error:
-        raise Rejected(f"{file} is not a manifest: {error}") from error
+    document = read_yaml(file)
+    if not isinstance(document, dict) or "files" in document:
+        return folder  # whatever is wrong with it, open_package says
+    manifest = read_draft(file)
     to.mkdir(parents=True)
     for name in set(manifest.roles().values()):
         if (folder / name).is_file():  # write_manifest names what is absent

@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, text in (
         ("inspect", _inspect, "print what a model folder says of itself"),
         ("verify", _verify, "check a model folder's digests and shapes, and its golden vectors by each backend"),
+        ("seal", _seal, "fill the sizes and digests of its files into a manifest that was written by hand"),
     ):
         command = _add(models, name, function, text)
         command.add_argument("folder", type=Path, metavar="FOLDER")
@@ -214,6 +215,20 @@ def _verify(args: argparse.Namespace) -> int:
         for name, outcome in outcomes.items():
             _print(f"  {name:<6} {outcome.sentence}")
     return NOT_HELD if any(outcome.holds is False for outcome in outcomes.values()) else DONE
+
+
+def _seal(args: argparse.Namespace) -> int:
+    from lisiere.models import open_package
+    from lisiere.models.package import find_manifest, read_draft, write_manifest
+
+    file = find_manifest(args.folder)
+    sealed = write_manifest(read_draft(file), file)
+    package = open_package(args.folder)
+    if args.json:
+        _out({"digest": package.digest, "files": msgspec.to_builtins(sealed.files)})
+    else:
+        _print(f"{file} lists {len(sealed.files)} files. The model's digest is {package.digest}.")
+    return DONE
 
 
 def _spool_status(args: argparse.Namespace) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lisiere.backends import BACKENDS, Backend, Model, open_backend, open_model
 from lisiere.backends.dlr import find_library
 from lisiere.backends.golden import check_golden, load_golden
 from lisiere.errors import Permanent, Rejected
-from lisiere.models import Package, open_package
+from lisiere.models import Package, open_package, write_manifest
+from lisiere.models.package import read_draft
 from support import require
 from support.artifacts import MAKERS, compiled
 
@@ -167,8 +170,6 @@ def test_auto_goes_on_to_graph_without_libdlr_and_says_why(
 
 def test_a_library_in_the_model_folder_is_never_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neo artifacts may bring a libdlr.so of their own, which would be code from nobody knows where."""
-    import shutil
-
     require(find_library(), "libdlr")
     folder = tmp_path / "model"
     shutil.copytree(compiled("classifier"), folder)
@@ -181,3 +182,31 @@ def test_a_library_in_the_model_folder_is_never_loaded(monkeypatch: pytest.Monke
 
 def zeros(model: Model) -> dict[str, np.ndarray]:
     return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}
+
+
+def test_an_artifact_without_a_manifest_runs_once_one_is_written_and_sealed(tmp_path: Path) -> None:
+    """What SageMaker Neo delivers: three files, and nothing that says what goes in."""
+    source = compiled("classifier")
+    for name in ("compiled.json", "compiled.params", "compiled.so", "compiled.meta", "labels.txt"):
+        shutil.copy(source / name, tmp_path / name)
+    document = {
+        "schema": "lisiere.model/1",
+        "name": "gate",
+        "version": "1.0.0",
+        "inputs": [{"name": "image", "shape": [1, 3, 8, 8]}],
+        "outputs": [{"name": "scores", "shape": [1, 3]}],
+        "input": {"type": "image"},
+        "task": {"type": "classification", "labels": "labels.txt", "scores": "softmax"},
+        "neo": {"graph": "compiled.json", "params": "compiled.params", "library": "compiled.so"},
+    }
+    file = tmp_path / "manifest.yaml"
+    file.write_text(yaml.safe_dump(document))
+    write_manifest(read_draft(file), file)
+    opened = open_model(open_package(tmp_path))
+    assert opened.backend in ("dlr", "graph")
+    assert opened.model.run(zeros(opened.model))["scores"].shape == (1, 3)
+    opened.model.close()
+    file.write_text(yaml.safe_dump({**document, "inputs": [{"name": "image", "shape": [1, 3, 9, 9]}]}))
+    write_manifest(read_draft(file), file)
+    with pytest.raises(Rejected, match=r"but the manifest says float32 \[1, 3, 9, 9\]"):
+        open_package(tmp_path)

@@ -128,6 +128,29 @@ def test_models_inspect_and_verify(config: Path, capsys: pytest.CaptureFixture[s
     assert outcomes["dlr"]["holds"] is None
 
 
+def test_models_seal_makes_a_hand_written_manifest_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.classifier(tmp_path / "m")
+    document = yaml.safe_load((folder / "model.yaml").read_text())
+    del document["files"]
+    (folder / "model.yaml").write_text(yaml.safe_dump(document))
+    assert main(["models", "inspect", str(folder)]) == FAILED
+    assert "files" in capsys.readouterr().err
+    assert main(["models", "seal", str(folder), "--json"]) == DONE
+    assert set(json.loads(capsys.readouterr().out)["files"]) == {"model.onnx", "labels.txt", "golden.npz"}
+    (folder / "labels.txt").write_text("elm\nfir\nyew\n")
+    assert main(["models", "verify", str(folder)]) == FAILED
+    assert main(["models", "seal", str(folder)]) == DONE
+    assert open_package(folder).labels() == ("elm", "fir", "yew")
+
+
+def test_models_seal_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.classifier(tmp_path / "m")
+    (folder / "labels.txt").unlink()
+    assert main(["models", "seal", str(folder)]) == FAILED
+    assert "lacks labels.txt" in capsys.readouterr().err
+    assert main(["models", "seal", str(tmp_path / "none")]) == FAILED
+
+
 def test_models_verify_is_exit_3_when_golden_vectors_do_not_hold(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,11 +77,19 @@ def read_manifest(file: Path) -> Manifest:
     Raises:
         Rejected: not YAML, or not the schema. The message names the place, such as `$.inputs[0].shape`.
     """
+    return _convert(read_yaml(file), file)
+
+
+def read_draft(file: Path) -> Manifest:
+    """Parse a manifest as an author writes it, whose `files` may be absent; `write_manifest` then fills them in.
+
+    Raises:
+        Rejected: as `read_manifest`.
+    """
     document = read_yaml(file)
-    try:
-        return msgspec.convert(document, Manifest)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise Rejected(f"{file} is not a manifest: {error}") from error
+    if isinstance(document, dict):
+        document = {**document, "files": {"draft": {"sha256": "0" * 64, "bytes": 0}}}
+    return _convert(document, file)
 
 
 def write_manifest(manifest: Manifest, file: Path) -> Manifest:
@@ -102,6 +110,13 @@ def write_manifest(manifest: Manifest, file: Path) -> Manifest:
     document = msgspec.to_builtins(sealed)
     file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
     return sealed
+
+
+def _convert(document: object, file: Path) -> Manifest:
+    try:
+        return msgspec.convert(document, Manifest)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise Rejected(f"{file} is not a manifest: {error}") from error
 
 
 def open_package(path: Path) -> Package:
