@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from lisiere.backends import open_backend
 from lisiere.backends.dlr import find_library
+from lisiere.backends.golden import load_golden
 from lisiere.errors import LisiereError, Rejected
-from lisiere.models import Manifest, Package, TensorSpec, open_package
+from lisiere.models import Manifest, TensorSpec, open_package
 
 RANDOM_CASES = 4
 GOLDEN_CASES = 64
@@ -78,7 +79,8 @@ def verify(folder: Path, onnx: Path) -> Verdict:
     cases, worst = 0, 0.0
     try:
         reference = _reference(onnx)
-        feeds: list[tuple[Tensors, Tensors | None]] = list(read_golden(package))
+        golden = load_golden(package)[:GOLDEN_CASES] if package.manifest.golden is not None else []
+        feeds: list[tuple[Tensors, Tensors | None]] = list(golden)
         feeds += [(feed, None) for feed in random_inputs(package.manifest.inputs)]
         for feed, expected in feeds:
             found = model.run(feed)
@@ -117,38 +119,6 @@ def random_inputs(specs: tuple[TensorSpec, ...], count: int = RANDOM_CASES) -> l
                 feed[spec.name] = random.integers(0, 2, spec.shape, spec.dtype)
         cases.append(feed)
     return cases
-
-
-def read_golden(package: Package) -> list[tuple[Tensors, Tensors]]:
-    """Return the golden cases of a package, inputs and outputs; none when it has none.
-
-    Raises:
-        Rejected: the file is not as `Golden` says.
-    """
-    manifest = package.manifest
-    if manifest.golden is None:
-        return []
-    file = package.file(manifest.golden.file)
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            inputs = {spec.name: archive[f"inputs/{spec.name}"] for spec in manifest.inputs}
-            outputs = {spec.name: archive[f"outputs/{spec.name}"] for spec in manifest.outputs}
-        count = len(next(iter(inputs.values())))
-        for spec, array in (
-            *zip(manifest.inputs, inputs.values(), strict=True),
-            *zip(manifest.outputs, outputs.values(), strict=True),
-        ):
-            if array.shape != (count, *spec.shape) or array.dtype.name != spec.dtype:
-                raise Rejected(
-                    f"{file} holds {array.dtype.name} {list(array.shape)} for {spec.name!r}, not {spec.dtype} "
-                    f"{[count, *spec.shape]}."
-                )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Rejected(f"{file} does not hold golden vectors: {error}.") from error
-    return [
-        ({name: a[case] for name, a in inputs.items()}, {name: a[case] for name, a in outputs.items()})
-        for case in range(min(count, GOLDEN_CASES))
-    ]
 
 
 def _reference(onnx: Path) -> Any:

@@ -247,6 +247,7 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
 
 def open_pipeline(
     config: PipelineConfig,
+    path: str,
     spool: Spool,
     clock: Clock,
     quality: Callable[[], TsQuality],
@@ -254,12 +255,20 @@ def open_pipeline(
 ) -> Pipeline:
     """Verify and load the model, warm it up by its first inference, and make the pipeline.
 
+    Args:
+        config: what to run.
+        path: where the configuration has it, such as `$.pipelines[0]`.
+        spool: where results go.
+        clock: where time comes from.
+        quality: whether stamps can be trusted now.
+        health: told of what happens.
+
     Raises:
         ConfigError: the source does not fit the model.
         Rejected, Permanent: the model must not or cannot be used.
     """
     package = open_package(Path(config.model))
-    channels = check_pairing(config, package.manifest, f"pipeline {config.name}")
+    channels = check_pairing(config, package.manifest, f"{path}.source")
     opened = open_model(package, config.backend, config.threads)
     opened.model.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in opened.model.inputs})
     health.backend = opened.backend

@@ -83,9 +83,9 @@ class Runtime:
     def _start(self) -> None:
         if self._open_transport is not None:
             self._start_drain(self._open_transport)
-        for config in self._config.pipelines:
+        for index, config in enumerate(self._config.pipelines):
             try:
-                self._start_pipeline(config)
+                self._start_pipeline(config, f"$.pipelines[{index}]")
             except ConfigError:
                 raise
             except LisiereError as error:
@@ -110,9 +110,9 @@ class Runtime:
         )
         self._drain_unit.start()
 
-    def _start_pipeline(self, config: PipelineConfig) -> None:
+    def _start_pipeline(self, config: PipelineConfig, path: str) -> None:
         health = self._health[config.name]
-        pipeline = open_pipeline(config, self._spool, self._clock, lambda: self._quality, health)
+        pipeline = open_pipeline(config, path, self._spool, self._clock, lambda: self._quality, health)
 
         def report_reader(state: State, why: str) -> None:
             if state in ("waiting", "failed"):

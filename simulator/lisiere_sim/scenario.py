@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta, Struct, field
 
 from lisiere.config import Level, QueueConfig
-from lisiere.errors import ConfigError
+from lisiere.documents import read_yaml
+from lisiere.errors import ConfigError, Rejected
 from lisiere_sim.pump import Fault as PumpFaultKind
-
-SCENARIO_MAX_BYTES = 1 << 20
 
 Positive = Annotated[float, Meta(gt=0, le=86_400)]
 NotNegative = Annotated[float, Meta(ge=0, le=86_400)]
@@ -115,17 +113,13 @@ def load_scenario(file: Path | None) -> Scenario:
     Raises:
         ConfigError: it cannot be read or is wrong; the message names the place.
     """
-    if file is None:
-        text = resources.files("lisiere_sim").joinpath("scenarios/default.yaml").read_text("utf-8")
-        return parse_scenario(yaml.safe_load(text))
     try:
-        if file.stat().st_size > SCENARIO_MAX_BYTES:
-            raise ConfigError(f"{file} is larger than {SCENARIO_MAX_BYTES} bytes.")
-        return parse_scenario(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"The scenario {file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from error
+        if file is not None:
+            return parse_scenario(read_yaml(file))
+        with resources.as_file(resources.files("lisiere_sim").joinpath("scenarios/default.yaml")) as built_in:
+            return parse_scenario(read_yaml(built_in))
+    except Rejected as error:
+        raise ConfigError(str(error)) from error
 
 
 def parse_scenario(document: Any) -> Scenario:

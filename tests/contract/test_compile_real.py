@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,7 @@ from lisiere.backends.dlr import find_library
 from lisiere.models import Package, open_package
 from lisiere_compile.compiler import compile_job
 from lisiere_compile.job import parse_job
-
-SHARED = Path(os.environ.get("LISIERE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+from support import require, shared_data
 
 IMAGE = {"type": "image", "layout": "NHWC", "scale": [1 / 255]}
 CLASSES = {"type": "classification", "labels": "labels.txt"}
@@ -43,12 +40,7 @@ MODELS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", params=MODELS)
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Package:
     name = request.param
-    source = SHARED / "data" / "models" / f"{name}.onnx"
-    if not source.is_file():
-        reason = f"There is no {source}; set LISIERE_SHARED to the folder of the shared data."
-        if os.environ.get("LISIERE_REQUIRE"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    source = shared_data() / "models" / f"{name}.onnx"
     folder, model = tmp_path_factory.mktemp(name), MODELS[name]
     shutil.copyfile(source, folder / "model.onnx")
     (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(model["output"][1])))
@@ -77,11 +69,8 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("backend", ["dlr", "graph"])
 def test_it_gives_what_onnx_runtime_gives(artifact: Package, backend: str) -> None:
-    if backend == "dlr" and find_library() is None:
-        reason = "libdlr is not installed: `pip install dlr==1.6.0` on x86-64 Linux."
-        if os.environ.get("LISIERE_REQUIRE"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    if backend == "dlr":
+        require(find_library(), "libdlr")
     session = ort.InferenceSession(str(artifact.path / "model.onnx"), providers=["CPUExecutionProvider"])
     model = open_backend(backend, artifact)  # type: ignore[arg-type]
     random = np.random.default_rng(7)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,15 @@ def mosquitto() -> str:
     require(found, "mosquitto")
     assert found is not None
     return found
+
+
+def forget_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make importing cv2 fail, as on a device without the camera extra."""
+    whole = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "cv2":
+            raise ImportError(name)
+        return whole(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)

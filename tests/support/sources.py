@@ -28,6 +28,7 @@ class Stop(threading.Event):
 
     def wait(self, timeout: float | None = None) -> bool:
         assert timeout is not None
+        assert 0 <= timeout <= threading.TIMEOUT_MAX
         self.waits.append(timeout)
         self._clock.advance(timeout)
         return self.is_set()

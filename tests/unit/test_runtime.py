@@ -95,7 +95,7 @@ def test_when_no_pipeline_can_run_it_fails_with_the_reasons(folder: Path) -> Non
 
 def test_a_source_that_does_not_fit_its_model_is_a_configuration_error(folder: Path) -> None:
     wrong = {**TIDE, "model": "trees"}
-    with pytest.raises(ConfigError, match="gives readings"):
+    with pytest.raises(ConfigError, match=r"^\$\.pipelines\[0\]\.source: The source gives readings"):
         Runtime(configuration(folder, wrong), SystemClock()).run()
 
 

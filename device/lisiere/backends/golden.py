@@ -35,14 +35,21 @@ def load_golden(package: Package) -> list[tuple[dict[str, NDArray[Any]], dict[st
         with np.load(file, allow_pickle=False) as archive:
             inputs = {spec.name: archive[f"inputs/{spec.name}"] for spec in manifest.inputs}
             outputs = {spec.name: archive[f"outputs/{spec.name}"] for spec in manifest.outputs}
-    except (OSError, ValueError, KeyError) as error:
-        raise Rejected(f"{file} does not hold the golden vectors of this model: {error}") from error
-    cases = {len(values) for values in (*inputs.values(), *outputs.values())}
-    if len(cases) != 1:
-        raise Rejected(f"The arrays of {file} do not hold one number of cases.")
+        cases = len(next(iter(inputs.values())))
+        for spec, array in (
+            *zip(manifest.inputs, inputs.values(), strict=True),
+            *zip(manifest.outputs, outputs.values(), strict=True),
+        ):
+            if array.shape != (cases, *spec.shape) or array.dtype.name != spec.dtype:
+                raise Rejected(
+                    f"{file} holds {array.dtype.name} {list(array.shape)} for {spec.name!r}, not {spec.dtype} "
+                    f"{[cases, *spec.shape]}."
+                )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Rejected(f"{file} does not hold golden vectors: {error}.") from error
     return [
         ({name: values[at] for name, values in inputs.items()}, {name: values[at] for name, values in outputs.items()})
-        for at in range(cases.pop())
+        for at in range(cases)
     ]
 
 

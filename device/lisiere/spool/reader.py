@@ -53,16 +53,13 @@ class SpoolReader:
             db = sqlite3.connect(
                 f"{file.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
             )
+            try:
+                check_version(db, file)
+            except BaseException:
+                db.close()
+                raise
         except sqlite3.Error as error:
             raise Permanent(f"There is no readable spool at {file}: {error}.") from error
-        try:
-            check_version(db, file)
-        except sqlite3.Error as error:
-            db.close()
-            raise Permanent(f"There is no readable spool at {file}: {error}.") from error
-        except Permanent:
-            db.close()
-            raise
         self._db = db
 
     @property

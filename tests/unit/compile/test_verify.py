@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import pytest
 
+from lisiere.backends.golden import load_golden
 from lisiere.errors import Rejected
 from lisiere.models import TensorSpec, open_package
 from lisiere_compile.artifact import write_golden
-from lisiere_compile.verify import _compare, random_inputs, read_golden, verify, verify_apart
+from lisiere_compile.verify import _compare, random_inputs, verify, verify_apart
 
 from .conftest import Compile, dense
 
@@ -76,10 +77,10 @@ def test_how_results_are_compared(found: np.ndarray[Any, Any], wanted: np.ndarra
 def test_golden_vectors_of_another_shape_are_refused(compile_model: Compile) -> None:
     folder, _ = compile_model(dense())
     package = open_package(folder)
-    assert len(read_golden(package)) == 4
+    assert len(load_golden(package)) == 4
     write_golden(folder / "golden.npz", {"x": np.zeros((2, 1, 9))}, {"y": np.zeros((2, 1, 4))})
     with pytest.raises(Rejected, match=r"holds float64 \[2, 1, 9\] for 'x'"):
-        read_golden(package)
+        load_golden(package)
     (folder / "golden.npz").write_bytes(b"junk")
     with pytest.raises(Rejected, match="does not hold golden vectors"):
-        read_golden(package)
+        load_golden(package)

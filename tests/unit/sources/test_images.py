@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import shutil
 import threading
@@ -21,6 +20,7 @@ from lisiere.config import ImagesSource
 from lisiere.errors import Permanent, Rejected, Retryable
 from lisiere.sources.images import FILE_MAX_BYTES, Images, read_image
 from lisiere.values import Frame
+from support import forget_opencv
 from support.sources import Faults, Stop
 
 FORMATS = (".jpg", ".png", ".bmp", ".webp", ".ppm")
@@ -299,13 +299,6 @@ def test_a_stop_ends_it(tmp_path: Path) -> None:
 
 
 def test_without_opencv_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "cv2":
-            raise ImportError(name)
-        return whole(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    forget_opencv(monkeypatch)
     with pytest.raises(Permanent, match=r"lisiere\[camera\]"):
         read_image(tmp_path / "x.jpg")

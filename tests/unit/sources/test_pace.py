@@ -8,22 +8,7 @@ import pytest
 
 from lisiere.clock import ManualClock
 from lisiere.sources.pace import Pacer
-
-
-class Stop(threading.Event):
-    """A stop whose waits move a clock and cost no time."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-        self._clock = clock
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        assert 0 <= timeout <= threading.TIMEOUT_MAX
-        self.waits.append(timeout)
-        self._clock.advance(timeout)
-        return self.is_set()
+from support.sources import Stop
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import logging
 import socket
 import threading
@@ -19,6 +18,7 @@ from lisiere.config import CameraSource, VideoSource
 from lisiere.errors import Permanent, Retryable
 from lisiere.sources.video import Camera, Video
 from lisiere.values import Frame
+from support import forget_opencv
 from support.sources import Faults, Stop
 
 FRAMES, FPS = 12, 20.0
@@ -348,14 +348,7 @@ def test_a_real_refusal_does_not_tell_the_password_either(
 
 
 def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "cv2":
-            raise ImportError(name)
-        return whole(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    forget_opencv(monkeypatch)
     for source in (camera(url="rtsp://camera"), Video(VideoSource(path="x"), "film", ManualClock(), Faults())):
         with pytest.raises(Permanent, match=r"lisiere\[camera\]"):
             list(source.items(threading.Event()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from typing import Any, Literal
 
 import cv2
@@ -16,6 +15,7 @@ from lisiere.errors import Permanent, Rejected
 from lisiere.models import TensorSpec
 from lisiere.models.manifest import Dtype, ImageInput
 from lisiere.tasks.preprocess import MAX_PIXELS, ImagePreprocess
+from support import forget_opencv
 
 Image = NDArray[np.uint8]
 Colour = Literal["rgb", "bgr", "gray"]
@@ -227,13 +227,6 @@ def test_a_frame_too_large_is_rejected() -> None:
 
 
 def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "cv2":
-            raise ImportError(name)
-        return whole(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    forget_opencv(monkeypatch)
     with pytest.raises(Permanent, match=r"lisiere\[camera\]"):
         make()
