@@ -19,11 +19,11 @@ import numpy as np
 from lisiere.backends import Opened, open_model
 from lisiere.clock import Clock, TsQuality, rfc3339
 from lisiere.config import PipelineConfig
-from lisiere.errors import ConfigError, Permanent, Rejected, Retryable
+from lisiere.errors import ConfigError, Rejected, Retryable
 from lisiere.health import PipelineHealth
 from lisiere.models import Manifest, Package, open_package
-from lisiere.models.manifest import ImageInput, WindowInput
-from lisiere.sources import Source, gives_frames, is_live, open_source
+from lisiere.models.manifest import Anomaly, Classification, Forecasting, ImageInput, WindowInput
+from lisiere.sources import Source, gives_frames, is_live, open_source, source_name
 from lisiere.spool import Spool
 from lisiere.sync.envelope import Latency, ModelInfo, ResultBody, WindowInfo
 from lisiere.tasks import Task, open_task
@@ -31,6 +31,13 @@ from lisiere.values import Frame, Reading, Window
 from lisiere.windows import WindowBuilder
 
 log = logging.getLogger(__name__)
+
+Kind = Literal["classification", "forecasting", "anomaly"]
+_KINDS: dict[type, Kind] = {
+    Classification: "classification",
+    Forecasting: "forecasting",
+    Anomaly: "anomaly",
+}
 
 T = TypeVar("T")
 _SPOOL_WAIT_S = 5.0  # how long a result waits for a disk that does not take it
@@ -122,8 +129,8 @@ class Pipeline:
         self._spool = spool
         self._clock = clock
         self._quality = quality
-        self._kind: Literal["classification", "forecasting", "anomaly"] = _kind(manifest)
-        self._source_name = str(config.source.__struct_config__.tag)
+        self._kind = _KINDS[type(manifest.task)]
+        self._source_name = source_name(config.source)
         self._model = ModelInfo(
             name=manifest.name,
             version=manifest.version,
@@ -240,7 +247,8 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
     if gives_frames(config.source) != isinstance(manifest.input, ImageInput):
         gives = "frames" if gives_frames(config.source) else "readings"
         raise ConfigError(
-            f"The source gives {gives}, which the {_kind(manifest)} model {manifest.name!r} cannot take.", path
+            f"The source gives {gives}, which the {_KINDS[type(manifest.task)]} model {manifest.name!r} cannot take.",
+            path,
         )
     return manifest.input.channels if isinstance(manifest.input, WindowInput) else ()
 
@@ -273,16 +281,8 @@ def open_pipeline(
     opened.model.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in opened.model.inputs})
     health.backend = opened.backend
     log.info("The pipeline %s runs %s by %s (%s).", config.name, package.manifest.name, opened.backend, opened.why)
-    name = config.source.__struct_config__.tag
-    source = open_source(config.source, str(name), channels, clock, health.fault)
+    source = open_source(config.source, channels, clock, health.fault)
     return Pipeline(config, source, package, opened, spool, clock, quality, health)
-
-
-def _kind(manifest: Manifest) -> Literal["classification", "forecasting", "anomaly"]:
-    kind = manifest.task.__struct_config__.tag
-    if kind not in ("classification", "forecasting", "anomaly"):
-        raise Permanent(f"There is no task {kind!r}.")
-    return kind  # type: ignore[return-value]
 
 
 def _window_info(window: Window) -> WindowInfo:

@@ -10,7 +10,7 @@ from lisiere.config import CameraSource, CsvSource, ImagesSource, SocketSource, 
 from lisiere.config import Source as SourceConfig
 from lisiere.sources.base import FaultReport, Source
 
-__all__ = ["FaultReport", "Source", "gives_frames", "is_live", "open_source"]
+__all__ = ["FaultReport", "Source", "gives_frames", "is_live", "open_source", "source_name"]
 
 
 def gives_frames(config: SourceConfig) -> bool:
@@ -23,16 +23,21 @@ def is_live(config: SourceConfig) -> bool:
     return isinstance(config, CameraSource)
 
 
-def open_source(config: SourceConfig, name: str, channels: tuple[str, ...], clock: Clock, fault: FaultReport) -> Source:
+def source_name(config: SourceConfig) -> str:
+    """Return what results call a source: its kind, such as `camera`."""
+    return str(config.__struct_config__.tag)
+
+
+def open_source(config: SourceConfig, channels: tuple[str, ...], clock: Clock, fault: FaultReport) -> Source:
     """Make the source that a configuration describes; it opens when its items are asked for.
 
     Args:
         config: one of the source structs.
-        name: what results call it.
         channels: the channels that readings must carry, in order; empty for frames.
         clock: for stamps and pacing.
         fault: told of items that had to be left out.
     """
+    name = source_name(config)
     match config:
         case CameraSource():
             from lisiere.sources.video import Camera
