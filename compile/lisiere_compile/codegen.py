@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lisiere.errors import Rejected
-from lisiere_compile.onnx_frontend import first_line
-from lisiere_compile.schedule import schedule
+from lisiere_compile.frontends.onnx import first_line
+from lisiere_compile.kernels.rules import schedule
 from lisiere_compile.target import Target
 
 

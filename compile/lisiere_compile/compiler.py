@@ -15,7 +15,8 @@ import numpy as np
 from lisiere.errors import Rejected
 from lisiere.models import Package, TensorSpec
 from lisiere.models.manifest import Build, Dtype
-from lisiere_compile import artifact, codegen, lower, onnx_frontend
+from lisiere_compile import artifact, codegen, lower
+from lisiere_compile.frontends import onnx as onnx_frontend
 from lisiere_compile.graph import build_graph
 from lisiere_compile.job import Job, input_shapes, local_path
 from lisiere_compile.link import compiler_version, find_compiler, link

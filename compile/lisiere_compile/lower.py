@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisiere.errors import Rejected
-from lisiere_compile.onnx_frontend import OnnxModel, first_line, name_nodes
+from lisiere_compile.frontends.onnx import OnnxModel, first_line, name_nodes
 from lisiere_compile.program import COPY, Call, Program, Value
 from lisiere_compile.target import Target
 

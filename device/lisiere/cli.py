@@ -186,7 +186,7 @@ def _inspect(args: argparse.Namespace) -> int:
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             _print(f"  {kind:<8} {spec.name} {spec.dtype} {list(spec.shape)}")
-    _print(f"  task     {manifest.task.__struct_config__.tag}")
+    _print(f"  task     {manifest.task.__struct_config__.tag if manifest.task else 'none: tensors alone'}")
     if manifest.build is not None:
         _print(f"  target   {manifest.build.target} ({manifest.build.cpu})")
     for line in _figures(manifest.figures):

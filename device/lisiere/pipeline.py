@@ -244,6 +244,12 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
     Raises:
         ConfigError: at `path`, when a camera feeds a series model or a sensor an image model.
     """
+    if manifest.task is None:
+        raise ConfigError(
+            f"The model {manifest.name!r} says nothing of what its input and output mean. Give it a model.yaml with "
+            "`input` and `task`, and compile it again.",
+            path,
+        )
     if gives_frames(config.source) != isinstance(manifest.input, ImageInput):
         gives = "frames" if gives_frames(config.source) else "readings"
         raise ConfigError(

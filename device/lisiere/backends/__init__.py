@@ -50,6 +50,8 @@ def open_backend(name: Backend, package: Package, threads: int = 1) -> Model:
     else:
         if package.manifest.neo is None:
             raise Rejected("The model folder holds no Neo artifact.")
+        if name == "graph" and package.manifest.neo.graph is None:
+            raise Rejected("The artifact is an ensemble of trees, which the backend `graph` does not run.")
         built = package.manifest.build
         if built is not None and built.arch != platform.machine():
             raise Rejected(f"The artifact was compiled for {built.arch}, but this machine is {platform.machine()}.")

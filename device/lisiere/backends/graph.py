@@ -64,6 +64,8 @@ class GraphModel:
     def __init__(self, package: Package) -> None:
         neo = package.manifest.neo
         assert neo is not None  # noqa: S101 - open_backend looked
+        assert neo.graph is not None  # noqa: S101 - open_backend looked
+        assert neo.params is not None  # noqa: S101 - open_package looked
         self.inputs: tuple[TensorSpec, ...] = package.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = package.manifest.outputs
         self._path = package.path

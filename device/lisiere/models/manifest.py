@@ -117,11 +117,14 @@ class FileEntry(_Part, frozen=True, kw_only=True):
 
 
 class NeoFiles(_Part, frozen=True, kw_only=True):
-    """The files of a Neo artifact that the graph executor loads, and libdlr's own description of it, if any."""
+    """The files of a Neo artifact that the runtime loads, and libdlr's own description of it, if any.
 
-    graph: FileName
-    params: FileName
+    A graph of tensors has a graph, parameters and a library of kernels; an ensemble of trees is a library alone.
+    """
+
     library: FileName
+    graph: FileName | None = None
+    params: FileName | None = None
     meta: FileName | None = None
 
 
@@ -133,14 +136,47 @@ class Golden(_Part, frozen=True, kw_only=True):
     atol: Annotated[float, Meta(ge=0)] = 1e-5
 
 
+class Verified(_Part, frozen=True, kw_only=True):
+    """How an artifact was checked against its reference before it was kept.
+
+    Attributes:
+        by: what ran it: a backend of this runtime on this machine, qemu-user, or nothing.
+        reference: what it was compared with, such as onnxruntime.
+        cases: how many inputs.
+        note: why it was not run, or what was left out.
+    """
+
+    by: Literal["dlr", "graph", "qemu-user", "nothing"]
+    reference: str = "onnxruntime"
+    cases: Annotated[int, Meta(ge=0)] = 0
+    note: str = ""
+
+
 class Build(_Part, frozen=True, kw_only=True):
-    """How an artifact was made: for which target, from which bytes, by which tools."""
+    """How an artifact was made: for which machine, from which bytes, by which tools, and how it was checked.
+
+    Attributes:
+        target: as the job names it, such as rasp4b.
+        triple: LLVM's, such as aarch64-linux-gnu.
+        arch: as `platform.machine()` says on the target.
+        cpu: LLVM's name of the CPU.
+        features: the CPU's features that the code may use, in LLVM's names, sorted.
+        min_glibc: the oldest glibc that has all that the library asks for; None when it asks for none.
+        threads: the most threads that a run uses.
+        peak_activation_bytes: the most memory that activations take, inputs and outputs included.
+    """
 
     target: str
     arch: str
     cpu: str
     source_sha256: Sha256
     tools: dict[str, str]
+    triple: str = ""
+    features: tuple[str, ...] = ()
+    min_glibc: str | None = None
+    threads: Count = 1
+    peak_activation_bytes: Annotated[int, Meta(ge=0)] | None = None
+    verified: Verified | None = None
 
 
 class Data(_Part, frozen=True, kw_only=True):
@@ -153,7 +189,11 @@ class Data(_Part, frozen=True, kw_only=True):
 
 
 class Manifest(_Part, frozen=True, kw_only=True):
-    """A model folder, described. `files` lists every file that may be read, with its digest."""
+    """A model folder, described. `files` lists every file that may be read, with its digest.
+
+    `input` and `task` go together. A model without them is tensors alone: it can be compiled, verified and measured,
+    but no pipeline knows what to feed it.
+    """
 
     schema: Literal["lisiere.model/1"]
     name: Name
@@ -162,8 +202,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
     licence: str = ""
     inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
-    input: ImageInput | WindowInput
-    task: Classification | Forecasting | Anomaly
+    input: ImageInput | WindowInput | None = None
+    task: Classification | Forecasting | Anomaly | None = None
     files: Annotated[dict[FileName, FileEntry], Meta(min_length=1)]
     onnx: FileName | None = None
     neo: NeoFiles | None = None
@@ -178,9 +218,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
         if self.onnx:
             found["onnx"] = self.onnx
         if self.neo:
-            found |= {"neo.graph": self.neo.graph, "neo.params": self.neo.params, "neo.library": self.neo.library}
-            if self.neo.meta:
-                found["neo.meta"] = self.neo.meta
+            parts = {part: getattr(self.neo, part) for part in ("graph", "params", "library", "meta")}
+            found |= {f"neo.{part}": name for part, name in parts.items() if name}
         if self.golden:
             found["golden.file"] = self.golden.file
         if isinstance(self.task, Classification):

@@ -141,14 +141,31 @@ def open_package(path: Path) -> Package:
             )
     if manifest.neo is not None:
         _check_strays(package)
-        _check_graph(package)
+        if manifest.neo.graph is not None:
+            _check_graph(package, package.file(manifest.neo.graph))
     return package
 
 
 def _check_meaning(manifest: Manifest, file: Path) -> None:
     """The parts of a manifest must agree with each other."""
+    _check_task(manifest, file)
+    missing = sorted({name for name in manifest.roles().values() if name not in manifest.files})
+    if missing:
+        raise Rejected(f"{file} refers to {', '.join(missing)} without listing its digest under `files`.")
+    if manifest.onnx is None and manifest.neo is None:
+        raise Rejected(f"{file} names neither an `onnx` file nor the `neo` files, so there is nothing to run.")
+    if manifest.neo is not None and (manifest.neo.graph is None) != (manifest.neo.params is None):
+        raise Rejected(f"{file}: `neo.graph` and `neo.params` go together; trees have neither.")
+
+
+def _check_task(manifest: Manifest, file: Path) -> None:
+    """What goes in and what comes out must fit the tensors; a model without a task is tensors alone."""
+    if (manifest.input is None) != (manifest.task is None):
+        raise Rejected(f"{file}: `input` and `task` go together; a model without a task has neither.")
+    if manifest.input is None or manifest.task is None:
+        return
     if len(manifest.inputs) != 1:
-        raise Rejected(f"{file} declares {len(manifest.inputs)} inputs; models with one input are supported.")
+        raise Rejected(f"{file} declares {len(manifest.inputs)} inputs; tasks take models with one input.")
     spec, how, task = manifest.inputs[0], manifest.input, manifest.task
     if isinstance(how, ImageInput):
         if len(spec.shape) != 4 or spec.shape[0] != 1:
@@ -174,11 +191,6 @@ def _check_meaning(manifest: Manifest, file: Path) -> None:
     if isinstance(how, ImageInput) != isinstance(task, Classification):
         raise Rejected(f"{file}: images go with classification, and windows with forecasting or anomaly.")
     _check_output(manifest, file)
-    missing = sorted({name for name in manifest.roles().values() if name not in manifest.files})
-    if missing:
-        raise Rejected(f"{file} refers to {', '.join(missing)} without listing its digest under `files`.")
-    if manifest.onnx is None and manifest.neo is None:
-        raise Rejected(f"{file} names neither an `onnx` file nor the `neo` files, so there is nothing to run.")
 
 
 def _check_output(manifest: Manifest, file: Path) -> None:
@@ -230,10 +242,8 @@ def _check_strays(package: Package) -> None:
             raise Rejected(f"{file} is not in the manifest, but a runtime may load it. Take it away.")
 
 
-def _check_graph(package: Package) -> None:
+def _check_graph(package: Package, file: Path) -> None:
     """The graph's tensors must be those of the manifest: else a runtime would read or write out of bounds."""
-    assert package.manifest.neo is not None  # noqa: S101 - the caller looked
-    file = package.file(package.manifest.neo.graph)
     if file.stat().st_size > GRAPH_MAX_BYTES:
         raise Rejected(f"{file} is larger than {GRAPH_MAX_BYTES} bytes, which no graph needs.")
     try:

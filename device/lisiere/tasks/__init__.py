@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lisiere.backends import Model
 from lisiere.clock import Clock
+from lisiere.errors import Rejected
 from lisiere.models import Package
 from lisiere.models.manifest import Classification, Forecasting
 from lisiere.tasks.base import Task
@@ -14,8 +15,17 @@ __all__ = ["Task", "open_task"]
 
 
 def open_task(package: Package, model: Model, clock: Clock) -> Task:
-    """Make the task that a package's manifest declares, on a loaded model."""
+    """Make the task that a package's manifest declares, on a loaded model.
+
+    Raises:
+        Rejected: it declares none.
+    """
     task = package.manifest.task
+    if task is None:
+        raise Rejected(
+            f"The model at {package.path} says nothing of what its input and output mean. Give it a model.yaml with "
+            "`input` and `task`, and compile it again."
+        )
     if isinstance(task, Classification):
         return ClassificationTask(package, model, clock)
     if isinstance(task, Forecasting):

@@ -8,9 +8,9 @@ import pytest
 from onnx import helper
 
 from lisiere.errors import Rejected
-from lisiere_compile.onnx_frontend import first_line, read_onnx
+from lisiere_compile.frontends.onnx import first_line, read_onnx
 
-from .conftest import dense, make_model
+from ..conftest import dense, make_model
 
 
 @pytest.fixture

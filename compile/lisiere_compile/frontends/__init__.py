@@ -1,0 +1,30 @@
+"""Front ends: a model in the format of its framework -> the ONNX file that the rest of the compiler works on.
+
+ONNX is the one form behind this door, so that one importer, one reference (ONNX Runtime) and one fallback on the device
+serve every framework. Trees are no graph of tensors and go another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lisiere.errors import Rejected
+
+
+def to_onnx(file: Path, framework: str, work: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    """Return an ONNX file that computes what the model does; an ONNX file is returned as it is.
+
+    Args:
+        file: the model, in its framework's format.
+        framework: as in a job, such as `TFLITE`.
+        work: an empty folder for the converted file.
+        shapes: what the job's DataInputConfig says.
+
+    Raises:
+        Rejected: there is no front end for the framework, or it cannot take this model.
+    """
+    del work, shapes
+    if framework == "ONNX":
+        return file
+    raise Rejected(f"The framework {framework} cannot be compiled yet; export the model to ONNX.")
