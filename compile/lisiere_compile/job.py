@@ -21,6 +21,7 @@ Framework = Literal[
     "TENSORFLOW", "KERAS", "MXNET", "ONNX", "PYTORCH", "XGBOOST", "TFLITE", "DARKNET", "SKLEARN"
 ]  # fmt: skip
 Dimension = Annotated[int, Meta(ge=1, le=1 << 31)]
+Feature = Annotated[str, Meta(pattern=r"^[+-][A-Za-z0-9_.-]{1,32}$")]
 
 
 class _Part(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -128,9 +129,27 @@ def input_shapes(job: Job) -> dict[str, tuple[int, ...]]:
 
 
 class CompilerOptions(_Part, frozen=True, kw_only=True):
-    """What `CompilerOptions` may say for a CPU: `mcpu`, in LLVM's names such as skylake-avx512."""
+    """What `CompilerOptions` may say. What is for a GPU is taken, so that the target can say where such a job goes.
+
+    Attributes:
+        mcpu: the CPU in LLVM's names, such as skylake-avx512.
+        mattr: features to add to it or to leave out, such as +neon.
+        dtype: of the inputs of a PyTorch model.
+        gpu_code, trt_ver, cuda_ver: for NVIDIA.
+    """
 
     mcpu: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    mattr: Annotated[tuple[Feature, ...], Meta(max_length=64)] = ()
+    dtype: Literal["float", "float32", "int64", "long"] | None = None
+    gpu_code: str | None = field(default=None, name="gpu-code")
+    trt_ver: str | None = field(default=None, name="trt-ver")
+    cuda_ver: str | None = field(default=None, name="cuda-ver")
+
+    @property
+    def gpu(self) -> str:
+        """The first option that is for a GPU, or nothing."""
+        given = {"gpu-code": self.gpu_code, "trt-ver": self.trt_ver, "cuda-ver": self.cuda_ver}
+        return next((name for name, value in given.items() if value is not None), "")
 
 
 def compiler_options(job: Job) -> CompilerOptions:

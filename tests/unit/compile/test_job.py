@@ -43,7 +43,7 @@ def test_a_whole_request_of_sagemaker_is_taken() -> None:
         ("OutputConfig.TargetDevice", None, "$.OutputConfig"),
         ("OutputConfig.TargetPlatform", {"Os": "LINUX", "Arch": "X86_64"}, "$.OutputConfig"),
         ("OutputConfig.CompilerOptions", '{"mcpu": 5}', "$.OutputConfig.CompilerOptions"),
-        ("OutputConfig.CompilerOptions", '{"cuda-ver": "10.2"}', "$.OutputConfig.CompilerOptions"),
+        ("OutputConfig.CompilerOptions", '{"ANDROID_PLATFORM": 28}', "$.OutputConfig.CompilerOptions"),
         ("OutputConfig.CompilerOptions", "mcpu", "$.OutputConfig.CompilerOptions"),
         ("InputConfig.Framework", "CAFFE", "$.InputConfig.Framework"),
         ("InputConfig.S3Uri", "", "$.InputConfig.S3Uri"),
