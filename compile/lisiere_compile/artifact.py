@@ -5,8 +5,10 @@ libdlr takes the one `.json`, `.params` and `.so` that it finds by their endings
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,40 +22,77 @@ from numpy.typing import NDArray
 
 from lisiere.errors import Rejected
 from lisiere.models import Manifest, Package, TensorSpec, write_manifest
-from lisiere.models.manifest import Build, Classification, Golden, NeoFiles
+from lisiere.models.manifest import Build, Classification, Golden, NeoFiles, Verified
 
 GRAPH, PARAMS, LIBRARY, META = "compiled.json", "compiled.params", "compiled.so", "compiled.meta"
 MANIFEST, LABELS, GOLDEN, ONNX = "manifest.yaml", "labels.txt", "golden.npz", "model.onnx"
 
 
+def archive_of(folder: Path) -> Path:
+    """Return where the archive of an artifact's folder lies: beside it."""
+    return folder.with_name(f"{folder.name}.tar.gz")
+
+
 @contextmanager
 def placed(final: Path) -> Iterator[Path]:
-    """Give a hidden folder beside `final`, and put it in the place of `final` when the body ends well.
+    """Give a hidden folder beside `final`; put it and the archive that the body packs in place when the body ends well.
+
+    The old archive goes first and the new one comes last, so that whenever this is cut short, even by a power failure,
+    no archive lies beside a folder that it was not made from. A failure that can be caught puts the old ones back.
 
     Raises:
         Rejected: something other than an artifact is in the way.
     """
+    archive = archive_of(final)
     if final.exists() and not (final / MANIFEST).is_file():
         raise Rejected(f"{final} exists and is not an artifact, so it is not replaced. Move it out of the way.")
+    if archive.exists() and not archive.is_file():
+        raise Rejected(f"{archive} exists and is not a file, so it is not replaced. Move it out of the way.")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     except OSError as error:
         raise Rejected(f"Nothing can be written to {final.parent}: {error.strerror}.") from error
-    new, old = temporary / "new", temporary / "old"
+    new = temporary / "new"
     try:
         new.mkdir()
         yield new
-        if final.exists():
-            final.rename(old)
-        try:
-            new.rename(final)
-        except BaseException:
-            if old.exists():
-                old.rename(final)
-            raise
+        _swap([(new, final, temporary / "old"), (archive_of(new), archive, temporary / "old.tar.gz")])
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(moves: list[tuple[Path, Path, Path]]) -> None:
+    """Put each `new` in its `place`, whose content goes to `old`: all of them or none."""
+    try:
+        for _, place, old in reversed(moves):
+            if place.exists():
+                place.rename(old)
+        for new, place, _ in moves:
+            new.rename(place)
+    except BaseException:
+        for new, place, old in moves:
+            if not new.exists() and place.exists():
+                place.rename(new)
+            if old.exists():
+                old.rename(place)
+        raise
+
+
+def pack(folder: Path) -> Path:
+    """Write a folder's files as a `.tar.gz` beside it: the same files give the same bytes, whoever packs them when."""
+    archive = archive_of(folder)
+    with (
+        archive.open("xb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as stream,
+    ):
+        for member in sorted(folder.iterdir()):
+            info = tarfile.TarInfo(member.name)  # time, owner and group stay zero
+            info.size, info.mode = member.stat().st_size, 0o644
+            with member.open("rb") as data:
+                stream.addfile(info, data)
+    return archive
 
 
 def write_graph(folder: Path, graph: dict[str, Any], params: bytes, library: Path) -> None:
@@ -119,6 +158,14 @@ def write_meaning(
         build=build,
     )
     return write_manifest(manifest, folder / MANIFEST)
+
+
+def write_verified(folder: Path, manifest: Manifest, verified: Verified) -> Manifest:
+    """Record in the manifest how the artifact was checked, which is known only after the rest of it is written."""
+    if manifest.build is None:
+        raise ValueError("Only an artifact, which has a record of its build, can be verified.")
+    build = msgspec.structs.replace(manifest.build, verified=verified)
+    return write_manifest(msgspec.structs.replace(manifest, build=build), folder / MANIFEST)
 
 
 def tool_versions(compiler: str) -> dict[str, str]:

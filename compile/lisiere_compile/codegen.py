@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lisiere.errors import Rejected
 from lisiere_compile.frontends.onnx import first_line
-from lisiere_compile.kernels.rules import schedule
 from lisiere_compile.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """What code generation did: the kernels that no schedule fitted, in order."""
+def build(scheduled: Mapping[str, Any], functions: Mapping[str, Any], target: Target, file: Path) -> tuple[str, ...]:
+    """Compile the kernels into an object file; a schedule that cannot be lowered costs that kernel its speed only.
 
-    unscheduled: tuple[str, ...]
+    Args:
+        scheduled: kernel name -> PrimFunc to compile.
+        functions: kernel name -> PrimFunc as lowering gave it, which takes the place of one that does not compile.
+        target: the machine.
+        file: the object file to write.
 
-
-def generate(functions: dict[str, Any], target: Target, file: Path) -> Generated:
-    """Schedule and compile the kernels into an object file.
+    Returns:
+        The kernels that were compiled as they were given, in order.
 
     Raises:
         Rejected: TVM cannot compile a kernel even as it was given.
     """
-    scheduled, plain = schedule(functions, target)
     try:
         _compile(scheduled, target, file)
-    except Exception:  # noqa: BLE001 - one schedule that cannot be lowered must not cost the model
-        plain = list(functions)
-        try:
-            _compile(functions, target, file)
-        except Exception as error:  # TVM raises in many classes
-            raise Rejected(f"The kernels cannot be compiled for {target.cpu}: {first_line(error)}") from error
-    return Generated(tuple(plain))
+    except Exception:  # noqa: BLE001 - TVM raises in many classes
+        failed = tuple(name for name in scheduled if not _compiles(name, scheduled[name], target))
+    else:
+        return ()
+    failed = failed or tuple(scheduled)  # each compiles alone, but not together
+    try:
+        _compile({name: (functions if name in failed else scheduled)[name] for name in scheduled}, target, file)
+    except Exception as error:  # TVM raises in many classes
+        raise Rejected(f"The kernels cannot be compiled for {target.cpu}: {first_line(error)}") from error
+    return failed
 
 
-def _compile(functions: dict[str, Any], target: Target, file: Path) -> None:
+def _compile(functions: Mapping[str, Any], target: Target, file: Path) -> None:
+    _module(functions, target).mod.write_to_file(str(file))
+
+
+def _compiles(name: str, function: Any, target: Target) -> bool:
+    try:
+        _module({name: function}, target)
+    except Exception:  # noqa: BLE001 - TVM raises in many classes
+        return False
+    return True
+
+
+def _module(functions: Mapping[str, Any], target: Target) -> Any:
     import tvm
 
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
-    tvm.compile(tvm.IRModule(named), tvm.target.Target(target.tvm())).mod.write_to_file(str(file))
+    return tvm.compile(tvm.IRModule(named), tvm.target.Target(target.tvm()))

@@ -14,11 +14,13 @@ import numpy as np
 
 from lisiere.errors import Rejected
 from lisiere.models import Package, TensorSpec
-from lisiere.models.manifest import Build, Dtype
+from lisiere.models.manifest import Build, Dtype, Verified
 from lisiere_compile import artifact, codegen, lower
 from lisiere_compile.frontends import onnx as onnx_frontend
-from lisiere_compile.graph import build_graph
+from lisiere_compile.frontends import to_onnx
+from lisiere_compile.graph import build_graph, peak_activation_bytes
 from lisiere_compile.job import Job, input_shapes, local_path
+from lisiere_compile.kernels.rules import schedule
 from lisiere_compile.link import compiler_version, find_compiler, link
 from lisiere_compile.params import encode_params
 from lisiere_compile.program import Program
@@ -28,7 +30,8 @@ from lisiere_compile.target import Target, resolve_target
 from lisiere_compile.verify import Verdict, random_inputs, reference_outputs, verify_apart
 from lisiere_compile.wrapper import wrapper_source
 
-STAGES = ("read", "lower", "generate", "link", "write", "verify")
+STAGES = ("import", "optimise", "schedule", "build", "link", "verify", "pack")
+KERNELS = "kernels.o"
 
 
 @dataclass
@@ -69,9 +72,9 @@ class Log:
 def compile_job(
     job: Job, base: Path, *, output: Path | None = None, keep_onnx: bool = True, log: Log | None = None
 ) -> Path:
-    """Compile a job and return the artifact's folder, `<output>/<name>-<target>`.
+    """Compile a job and return the artifact's folder, `<output>/<name>-<target>`; its archive lies beside it.
 
-    An artifact that was there before is replaced at the end, in one step, and stays when anything fails.
+    An artifact that was there before is replaced at the end, and stays when anything fails.
 
     Args:
         job: the validated document.
@@ -86,8 +89,6 @@ def compile_job(
         Permanent: there is no C compiler.
     """
     log = log or Log()
-    if job.InputConfig.Framework != "ONNX":
-        raise Rejected(f"The framework {job.InputConfig.Framework} cannot be compiled yet; export the model to ONNX.")
     where = local_path(job.InputConfig.S3Uri, base, "$.InputConfig.S3Uri")
     if output is None:
         output = local_path(job.OutputConfig.S3OutputLocation, base, "$.OutputConfig.S3OutputLocation")
@@ -95,50 +96,60 @@ def compile_job(
     find_compiler()  # what is missing is better said before the work than after it
     with tempfile.TemporaryDirectory(prefix="lisiere-compile-") as scratch:
         work = Path(scratch)
-        with log.stage("read"):
+        with log.stage("import"):
             package = open_source(where, work)
-            file = package.file(package.manifest.onnx or "")
-            model = onnx_frontend.read_onnx(file, input_shapes(job))
-        with log.stage("lower"):
+            shapes = input_shapes(job)
+            file = to_onnx(package.file(package.manifest.onnx or ""), job.InputConfig.Framework, work, shapes)
+            model = onnx_frontend.read_onnx(file, shapes)
             with quiet():
-                module = lower.legalise(onnx_frontend.to_relax(model, file.name), model, target)
-                program = lower.to_program(module, model)
+                module = onnx_frontend.to_relax(model, file.name)
+        with log.stage("optimise"):
+            with quiet():
+                program = lower.to_program(lower.legalise(module, model, target), model)
             outputs = _output_specs(program, model.outputs)
             artifact.check_agreement(package.manifest, model.inputs, outputs)
             graph, parameters = build_graph(program, [spec.name for spec in model.inputs])
-        with log.stage("generate"):
-            log.kernels = len(program.functions)
-            with quiet():
-                log.unscheduled = (
-                    codegen.generate(program.functions, target, work / "kernels.o").unscheduled
-                    if program.functions
-                    else ()
-                )
-        with log.stage("link"):
-            kernels = "kernels.o" if program.functions else None
-            library = link(work, wrapper_source(program.symbols()), kernels, artifact.LIBRARY)
+        _generate(program, target, work, log)
         final = output / f"{package.manifest.name}-{target.name}"
         with artifact.placed(final) as folder:
-            with log.stage("write"):
+            with log.stage("link"):
+                kernels = KERNELS if program.functions else None
+                library = link(work, wrapper_source(program.symbols()), kernels, artifact.LIBRARY)
                 params = encode_params({name: program.constants[value] for name, value in parameters.items()})
                 artifact.write_graph(folder, graph, params, library)
                 artifact.write_meta(folder, model.inputs, outputs, target.arch)
-                _complete(folder, package, model.inputs, outputs, target, keep_onnx)
             with log.stage("verify"):
-                log.verdict = verify_apart(folder, file)
+                build = _build_record(target, file, program)
+                _verify(folder, package, file, (model.inputs, outputs), build, keep_onnx, log)
+            with log.stage("pack"):
+                artifact.pack(folder)
     return final
 
 
-def _complete(
+def _generate(program: Program, target: Target, work: Path, log: Log) -> None:
+    """Write the object file of the kernels, where the program has any, and log what no schedule fitted."""
+    log.kernels = len(program.functions)
+    with log.stage("schedule"), quiet():
+        scheduled, plain = schedule(program.functions, target)
+    with log.stage("build"), quiet():
+        failed = codegen.build(scheduled, program.functions, target, work / KERNELS) if program.functions else ()
+    log.unscheduled = tuple(name for name in program.functions if name in {*plain, *failed})
+
+
+def _verify(
     folder: Path,
     package: Package,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    target: Target,
+    onnx: Path,
+    tensors: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+    build: Build,
     keep_onnx: bool,
+    log: Log,
 ) -> None:
-    """Write what tells of the artifact; a package without golden vectors gets some from ONNX Runtime."""
-    onnx = package.file(package.manifest.onnx or "")
+    """Write what tells of the artifact, pass it through the gate, and record that it passed.
+
+    A package without golden vectors gets some from ONNX Runtime.
+    """
+    inputs, outputs = tensors
     if package.manifest.golden is None:
         feeds = random_inputs(inputs)
         found = reference_outputs(onnx, package.manifest, feeds)
@@ -147,14 +158,22 @@ def _complete(
             {spec.name: np.stack([feed[spec.name] for feed in feeds]) for spec in inputs},
             {spec.name: np.stack([result[spec.name] for result in found]) for spec in package.manifest.outputs},
         )
-    build = Build(
+    manifest = artifact.write_meaning(folder, package, inputs, outputs, build, keep_onnx)
+    log.verdict = verify_apart(folder, onnx)
+    verified = Verified(by=log.verdict.backend, cases=log.verdict.cases)  # type: ignore[arg-type]
+    artifact.write_verified(folder, manifest, verified)
+
+
+def _build_record(target: Target, onnx: Path, program: Program) -> Build:
+    return Build(
         target=target.name,
         arch=target.arch,
         cpu=target.cpu,
         source_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
         tools=artifact.tool_versions(compiler_version(find_compiler())),
+        threads=target.threads,
+        peak_activation_bytes=peak_activation_bytes(program),
     )
-    artifact.write_meaning(folder, package, inputs, outputs, build, keep_onnx)
 
 
 def _output_specs(program: Program, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:

@@ -116,3 +116,12 @@ def plan_storage(program: Program) -> dict[Value, int]:
         ended = {value for value in (*call.tensors, *call.outputs) if value not in kept and last[value] == index}
         free.extend(sorted(storage[value] for value in ended))
     return storage
+
+
+def peak_activation_bytes(program: Program) -> int:
+    """Return the bytes of inputs, outputs and what kernels hand on, as planned; parameters are not counted."""
+    sizes: dict[int, int] = {}
+    for value, storage in plan_storage(program).items():
+        if value not in program.constants:
+            sizes[storage] = max(sizes.get(storage, 0), nbytes(value))
+    return sum(sizes.values())

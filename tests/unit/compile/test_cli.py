@@ -48,7 +48,7 @@ def test_relative_paths_start_at_the_job(job: Path, capfd: pytest.CaptureFixture
     out, err = capfd.readouterr()
     assert out.splitlines()[0].startswith(str(job.parent / "out" / "small-"))
     assert [line.partition(":")[0] for line in err.splitlines()] == [
-        "read", "lower", "generate", "link", "write", "verify"
+        "import", "optimise", "schedule", "build", "link", "verify", "pack"
     ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_json_is_one_document_and_nothing_else(job: Path, tmp_path: Path, capfd:
     assert report["sizes"] == {file.name: file.stat().st_size for file in folder.iterdir()}
     assert "model.onnx" not in report["sizes"]
     assert report["verified"]["cases"] == 8
-    assert set(report["stages"]) == {"read", "lower", "generate", "link", "write", "verify"}
+    assert set(report["stages"]) == {"import", "optimise", "schedule", "build", "link", "verify", "pack"}
 
 
 def test_exit_codes(job: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from onnx import helper
 from lisiere.backends import open_backend
 from lisiere.errors import Permanent, Rejected
 from lisiere.models import open_package
+from lisiere.models.manifest import Verified
 from lisiere_compile import compiler
-from lisiere_compile.artifact import write_golden
+from lisiere_compile.artifact import archive_of, write_golden
 from lisiere_compile.compiler import STAGES, Log, compile_job
+from lisiere_compile.source import unpack
 from lisiere_compile.verify import Verdict
 
 from .conftest import Compile, dense, make_job, make_model, parse, write_package
@@ -187,13 +190,28 @@ def test_no_onnx_leaves_the_onnx_file_out(compile_model: Compile) -> None:
     assert open_package(folder).manifest.onnx is None
 
 
-def test_compiling_twice_gives_the_same_bytes(compile_model: Compile) -> None:
+def test_the_same_job_gives_the_same_bytes(compile_model: Compile) -> None:
     folder, _ = compile_model(picture_net())
-    first = {file.name: file.read_bytes() for file in folder.iterdir()}
+    first = {file.name: file.read_bytes() for file in (*folder.iterdir(), archive_of(folder))}
+    shutil.rmtree(folder)
     folder, _ = compile_model(picture_net())
-    second = {file.name: file.read_bytes() for file in folder.iterdir()}
-    differing = {name for name in first if first[name] != second.get(name)}
-    assert differing <= {"golden.npz", "manifest.yaml"}  # an archive holds times, and the manifest its digest
+    second = {file.name: file.read_bytes() for file in (*folder.iterdir(), archive_of(folder))}
+    assert {name for name in first if first[name] != second.get(name)} == set()
+
+
+def test_the_archive_is_the_artifact(compile_model: Compile, tmp_path: Path) -> None:
+    folder, _ = compile_model(dense())
+    unpack(archive_of(folder), tmp_path / "unpacked")
+    assert open_package(tmp_path / "unpacked").digest == open_package(folder).digest
+
+
+def test_the_manifest_says_how_it_was_checked_and_what_it_takes(compile_model: Compile) -> None:
+    folder, log = compile_model(dense())
+    build = open_package(folder).manifest.build
+    assert build is not None
+    assert build.verified == Verified(by=log.verdict.backend, cases=8)  # type: ignore[arg-type]
+    assert build.peak_activation_bytes is not None
+    assert build.peak_activation_bytes >= 4 * (8 + 4)
 
 
 def test_convolutions_are_scheduled(compile_model: Compile) -> None:
@@ -225,8 +243,9 @@ def test_a_manifest_that_does_not_agree_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_frameworks_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Rejected, match="PYTORCH"):
-        compile_job(parse(make_job("m", Framework="PYTORCH")), tmp_path)
+    package = write_package(tmp_path / "package", dense())
+    with pytest.raises(Rejected, match="DARKNET"):
+        compile_job(parse(make_job(package, Framework="DARKNET")), tmp_path)
 
 
 def test_golden_vectors_of_the_package_are_kept_and_checked(tmp_path: Path) -> None:
@@ -257,7 +276,7 @@ def test_a_failure_leaves_the_old_artifact_and_nothing_else(
     with pytest.raises(type(error)):
         compile_model(dense(relu="Sigmoid"))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
+    assert sorted(folder.parent.iterdir()) == [folder, archive_of(folder)]
 
 
 def test_a_new_artifact_replaces_the_old_one(compile_model: Compile) -> None:
@@ -266,7 +285,7 @@ def test_a_new_artifact_replaces_the_old_one(compile_model: Compile) -> None:
     golden = np.load(folder / "golden.npz")["outputs/y"]
     assert golden.min() >= 0
     assert golden.max() <= 1
-    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
+    assert sorted(folder.parent.iterdir()) == [folder, archive_of(folder)]
 
 
 def test_what_is_no_artifact_is_not_replaced(compile_model: Compile) -> None:

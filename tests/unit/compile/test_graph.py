@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisiere_compile.graph import build_graph, nbytes, plan_storage
+from lisiere_compile.graph import build_graph, nbytes, peak_activation_bytes, plan_storage
 from lisiere_compile.program import Call, Program, Value
 
 
@@ -97,3 +97,11 @@ def test_sizes() -> None:
     assert nbytes(Value(1, (2, 3), "float32")) == 24
     assert nbytes(Value(1, (), "int64")) == 8
     assert nbytes(Value(1, (5,), "bool")) == math.prod((5,))
+
+
+def test_peak_memory_counts_what_is_shared_once_and_no_parameters() -> None:
+    values = [Value(key, (1000,), "float32") for key in range(12)]
+    weight = Value(99, (50_000,), "float32")
+    calls = tuple(Call("k", (a, weight), (b,)) for a, b in pairwise(values))
+    program = Program((values[0],), (values[-1],), calls, {weight: np.zeros(50_000, np.float32)}, {})
+    assert peak_activation_bytes(program) == 4 * 4000
