@@ -21,7 +21,7 @@ from lisiere_compile.frontends import to_onnx
 from lisiere_compile.graph import build_graph, peak_activation_bytes
 from lisiere_compile.job import Job, input_shapes, local_path
 from lisiere_compile.kernels.rules import schedule
-from lisiere_compile.link import compiler_version, find_compiler, link
+from lisiere_compile.link import compiler_version, find_compiler, link, read_needs
 from lisiere_compile.params import encode_params
 from lisiere_compile.program import Program
 from lisiere_compile.quiet import quiet
@@ -86,14 +86,14 @@ def compile_job(
     Raises:
         ConfigError: the job names something that is not here, such as S3.
         Rejected: the model or the target cannot be compiled, or the result is not what ONNX Runtime gives.
-        Permanent: there is no C compiler.
+        Permanent: there is no C compiler for the target.
     """
     log = log or Log()
     where = local_path(job.InputConfig.S3Uri, base, "$.InputConfig.S3Uri")
     if output is None:
         output = local_path(job.OutputConfig.S3OutputLocation, base, "$.OutputConfig.S3OutputLocation")
     target = resolve_target(job)
-    find_compiler()  # what is missing is better said before the work than after it
+    find_compiler(target)  # what is missing is better said before the work than after it
     with tempfile.TemporaryDirectory(prefix="lisiere-compile-") as scratch:
         work = Path(scratch)
         with log.stage("import"):
@@ -114,12 +114,12 @@ def compile_job(
         with artifact.placed(final) as folder:
             with log.stage("link"):
                 kernels = KERNELS if program.functions else None
-                library = link(work, wrapper_source(program.symbols()), kernels, artifact.LIBRARY)
+                library = link(work, wrapper_source(program.symbols()), kernels, artifact.LIBRARY, target)
                 params = encode_params({name: program.constants[value] for name, value in parameters.items()})
                 artifact.write_graph(folder, graph, params, library)
                 artifact.write_meta(folder, model.inputs, outputs, target.arch)
             with log.stage("verify"):
-                build = _build_record(target, file, program)
+                build = _build_record(target, file, program, read_needs(library).glibc)
                 _verify(folder, package, file, (model.inputs, outputs), build, keep_onnx, log)
             with log.stage("pack"):
                 artifact.pack(folder)
@@ -164,13 +164,16 @@ def _verify(
     artifact.write_verified(folder, manifest, verified)
 
 
-def _build_record(target: Target, onnx: Path, program: Program) -> Build:
+def _build_record(target: Target, onnx: Path, program: Program, min_glibc: str | None) -> Build:
     return Build(
         target=target.name,
+        triple=target.triple,
         arch=target.arch,
         cpu=target.cpu,
+        features=target.features,
+        min_glibc=min_glibc,
         source_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
-        tools=artifact.tool_versions(compiler_version(find_compiler())),
+        tools=artifact.tool_versions(compiler_version(find_compiler(target))),
         threads=target.threads,
         peak_activation_bytes=peak_activation_bytes(program),
     )

@@ -3,15 +3,22 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from lisiere.errors import Permanent, Rejected
-from lisiere_compile.link import compiler_version, find_compiler, link
+from lisiere_compile.link import Needs, compiler_version, find_compiler, link, read_needs
 from lisiere_compile.program import COPY, Call, Program, Value, Wrapper
+from lisiere_compile.target import Target, describe_cpu
 from lisiere_compile.wrapper import wrapper_source
+from support import require
+
+PI3 = Target("rasp3b", "armv7l-linux-gnueabihf", "armv7l", "cortex-a53")
+PI4 = Target("rasp4b", "aarch64-linux-gnu", "aarch64", "cortex-a72")
+SOURCE = "#include <math.h>\nfloat f(float x) { return expf(x); }\n"
 
 
 def test_cc_comes_first_and_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +39,51 @@ def test_zig_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert find_compiler() == [sys.executable, "-m", "ziglang", "cc"]
+
+
+@pytest.mark.parametrize(
+    ("target", "package"), [(PI4, "gcc-aarch64-linux-gnu"), (PI3, "gcc-arm-linux-gnueabihf")], ids=lambda one: str(one)
+)
+def test_without_a_cross_compiler_both_packages_are_named(
+    target: Target, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", sys.executable)  # which is for this machine
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(Permanent, match=rf"{target.name} was found.* {package} .*ziglang"):
+        find_compiler(target)
+
+
+def test_zig_links_for_another_machine_with_an_old_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert find_compiler(PI4)[-2:] == ["-target", "aarch64-linux-gnu.2.17"]
+    assert find_compiler(PI3)[-2:] == ["-target", "arm-linux-gnueabihf.2.17"]
+
+
+@pytest.mark.parametrize("target", [PI4, PI3], ids=lambda target: target.arch)
+def test_a_cross_compiler_links_for_its_machine(target: Target, tmp_path: Path) -> None:
+    require(shutil.which(f"{'arm' if target is PI3 else 'aarch64'}-linux-gnu{'eabihf' * (target is PI3)}-gcc"), "gcc")
+    library = link(tmp_path, SOURCE, None, "x.so", target)
+    assert library.read_bytes()[18:20] == {"aarch64": b"\xb7\0", "armv7l": b"\x28\0"}[target.arch]  # e_machine
+    needs = read_needs(library)
+    assert set(needs.libraries) <= {"libc.so.6", "libm.so.6"}
+    assert needs.glibc == "2.27"  # the version that expf got there
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ELF")
+def test_a_library_that_needs_more_than_libc_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "extra.c").write_text("int extra(void) { return 1; }\n")
+    compiler = find_compiler()
+    subprocess.run([*compiler, "-shared", "-fPIC", "-o", "libextra.so", "extra.c"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("CC", f"{compiler[0]} -Wl,--no-as-needed libextra.so")
+    with pytest.raises(Rejected, match=r"need libextra.so, and a device may have libc and libm alone"):
+        link(tmp_path, SOURCE, None, "x.so", describe_cpu())
+
+
+def test_what_is_not_elf_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.dylib").write_bytes(b"\xcf\xfa\xed\xfe" * 16)
+    assert read_needs(tmp_path / "x.dylib") == Needs()
 
 
 def test_what_needs_more_than_libc_is_refused_by_name(tmp_path: Path) -> None:
