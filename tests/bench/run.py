@@ -1,4 +1,4 @@
-"""`make bench`: what the runtime costs, as ratios against a named alternative, interleaved in one run.
+"""`make bench`: what the runtime costs, as ratios against a named alternative, in one run; then the compiler.
 
 Each comparison alternates its two sides round by round, so that a noisy machine is unfair to neither, and reports
 the median of the rounds' ratios. The figures go to bench/results.json, which git does not keep.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sqlite3
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ import numpy as np
 import psutil
 import yaml
 
+from bench import compiled
 from lisiere import health
 from lisiere.backends import open_model
 from lisiere.clock import SystemClock
@@ -34,6 +34,7 @@ from lisiere.pipeline import Pipeline
 from lisiere.spool import Spool
 from lisiere.tasks.preprocess import ImagePreprocess
 from lisiere.values import Frame, Reading
+from lisiere_compile.bench.rounds import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROW = json.dumps({"x": "y" * 980}).encode()  # 1 kB
@@ -85,9 +86,11 @@ def main() -> int:
         verdict = "holds" if outcome.holds else "DOES NOT HOLD"
         print(f"{outcome.name:<34}{outcome.value:>9.3g} {outcome.unit:<6} {outcome.target:<10} {verdict}")
         print(f"    against {outcome.against}")
+    print()
+    compiler = compiled.run([], Plan(), lambda text: print(text, file=sys.stderr, flush=True))
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(
-        json.dumps({"machine": platform.machine(), "outcomes": [vars(outcome) for outcome in outcomes]}, indent=2)
+        json.dumps({"outcomes": [vars(outcome) for outcome in outcomes], "compiler": compiler}, indent=2)
     )
     return 0
 

@@ -65,6 +65,16 @@ def read_onnx(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> OnnxModel:
         first = (str(error).strip().splitlines() or ["it gives no reason"])[0]
         raise Rejected(f"{file} is not a valid ONNX model: {first.rstrip('.')}.") from error
     _check_operators(proto, file)
+    specs = input_specs(proto, shapes, file)
+    return OnnxModel(proto, specs, tuple(one.name for one in proto.graph.output))
+
+
+def input_specs(proto: Any, shapes: Mapping[str, tuple[int, ...]], file: Path) -> tuple[TensorSpec, ...]:
+    """Return the inputs that are no weights, with their shapes fixed; see `read_onnx`.
+
+    Raises:
+        Rejected: a shape is not static, or not the one in the job.
+    """
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [one for one in proto.graph.input if one.name not in weights]
     unknown = sorted(set(shapes) - {one.name for one in inputs})
@@ -73,8 +83,7 @@ def read_onnx(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> OnnxModel:
             f"DataInputConfig names {', '.join(unknown)}, but the inputs of {file.name} are "
             f"{', '.join(one.name for one in inputs) or 'none'}."
         )
-    specs = tuple(_input_spec(one, shapes.get(one.name), file) for one in inputs)
-    return OnnxModel(proto, specs, tuple(one.name for one in proto.graph.output))
+    return tuple(_input_spec(one, shapes.get(one.name), file) for one in inputs)
 
 
 def _check_operators(proto: Any, file: Path) -> None:

@@ -1,0 +1,203 @@
+"""What is measured: one model in the forms that the contestants take, and the compiled one among them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lisiere.backends import Tensor, open_model
+from lisiere.errors import LisiereError, Rejected
+from lisiere.models import Manifest, TensorSpec, open_package, write_manifest
+from lisiere_compile.quiet import quiet
+from lisiere_compile.verify import random_inputs
+
+ONNX, TFLITE = ".onnx", ".tflite"
+# Numbers from 0 to 1: no activation dies of them, and no exponential overflows.
+_CASE = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to measure.
+
+    Attributes:
+        name: in the table.
+        onnx: with static shapes, for the compiler and its peers.
+        tflite: the same model for LiteRT, if there is one.
+        artifact: compiled already, if it is.
+        inputs: of the ONNX model.
+        feeds: random, the same for all contestants and on every machine.
+    """
+
+    name: str
+    onnx: Path
+    tflite: Path | None
+    artifact: Path | None
+    inputs: tuple[TensorSpec, ...]
+    feeds: dict[str, Tensor]
+
+
+def open_subject(model: Path, work: Path, tflite: Path | None = None, name: str | None = None) -> Subject:
+    """Read a model for measuring.
+
+    Args:
+        model: an ONNX file, a TFLite file, or the folder of an artifact with its ONNX file inside.
+        work: an empty folder for what is made of it.
+        tflite: the same model for LiteRT; a TFLite model is its own.
+        name: in the table, in place of the file's.
+
+    Raises:
+        Rejected: it is none of these.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from lisiere_compile import frontends
+    from lisiere_compile.frontends.onnx import input_specs
+
+    artifact = None
+    if model.is_dir():
+        package = open_package(model)
+        if package.manifest.onnx is None:
+            raise Rejected(f"{model} holds no ONNX file, so no peer can run its model. Compile it without --no-onnx.")
+        if package.manifest.neo is not None:
+            artifact = model
+        file = package.file(package.manifest.onnx)
+    elif model.is_file() and model.suffix == ONNX:
+        file = model
+    elif model.is_file() and model.suffix == TFLITE:
+        file, tflite = frontends.to_onnx(model, "TFLITE", work, {}), model
+    elif model.exists():
+        raise Rejected(f"{model} is neither an .onnx file, nor a .tflite file, nor the folder of an artifact.")
+    else:
+        raise Rejected(f"There is nothing at {model}.")
+    try:
+        proto = onnx.load(str(file), load_external_data=False)
+    except DecodeError as error:
+        raise Rejected(f"{file} is not an ONNX file, or is cut short.") from error
+    if not proto.graph.output:
+        raise Rejected(f"{file} is not an ONNX file, or is cut short: it has no graph with outputs.")
+    inputs = input_specs(proto, {}, file)  # not by the compiler's reader: peers may run what it cannot compile
+    fixed = _fixed(proto, inputs, work / "fixed.onnx")
+    return Subject(name or model.resolve().stem, fixed, tflite, artifact, inputs, random_inputs(inputs)[_CASE])
+
+
+def _fixed(proto: Any, inputs: tuple[TensorSpec, ...], to: Path) -> Path:
+    """Write the model with the shapes of its inputs filled in, so that every runtime may plan for them."""
+    import onnx
+
+    by_name = {spec.name: spec for spec in inputs}
+    for value in proto.graph.input:
+        if (spec := by_name.get(value.name)) is not None:
+            value.type.tensor_type.shape.Clear()
+            for size in spec.shape:
+                value.type.tensor_type.shape.dim.add().dim_value = size
+    del proto.graph.value_info[:]  # what it says of shapes in between may be dynamic still
+    onnx.save(proto, str(to))
+    return to
+
+
+@dataclass
+class Made:
+    """How the artifact came to be.
+
+    Attributes:
+        folder: of the artifact.
+        seconds: stage -> seconds, in order; none for an artifact that was there.
+        kernels, unscheduled: as the compiler reports them.
+    """
+
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    kernels: int = 0
+    unscheduled: tuple[str, ...] = ()
+
+
+def make_artifact(subject: Subject, work: Path, threads: int, say: Callable[[str], None]) -> Made:
+    """Compile a subject for this machine, unless it is an artifact already.
+
+    Raises:
+        LisiereError: it cannot be compiled.
+    """
+    from lisiere_compile.compiler import Log, compile_job
+    from lisiere_compile.frontends.onnx import first_line
+    from lisiere_compile.job import parse_job
+
+    if subject.artifact is not None:
+        return Made(subject.artifact)
+    del threads  # every artifact runs on one thread for now
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", subject.name).strip("-_") or "model"
+    folder = work / "package"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(subject.onnx.read_bytes())
+    manifest = Manifest(
+        schema="lisiere.model/1",
+        name=name[:64],
+        version="0.0.0",
+        inputs=subject.inputs,
+        outputs=_outputs(subject),
+        files={},
+        onnx="model.onnx",
+    )
+    write_manifest(manifest, folder / "model.yaml")
+    job = {
+        "CompilationJobName": "bench",
+        "InputConfig": {"S3Uri": str(folder), "Framework": "ONNX"},
+        "OutputConfig": {"S3OutputLocation": str(work / "out"), "TargetDevice": "native"},
+    }
+    log = Log(ended=lambda stage, seconds: say(f"{subject.name}: {stage} {seconds:.1f} s"))
+    try:
+        made = compile_job(parse_job(json.dumps(job).encode()), work, log=log)
+    except LisiereError:
+        raise
+    except Exception as error:  # what TVM raises in its passes; the other contestants are measured all the same
+        raise Rejected(f"the compiler failed: {type(error).__name__}: {first_line(error)}") from error
+    return Made(made, dict(log.seconds), log.kernels, log.unscheduled)
+
+
+def _outputs(subject: Subject) -> tuple[TensorSpec, ...]:
+    """Ask ONNX Runtime what the model gives, which is what its manifest has to declare."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(str(subject.onnx), options, providers=["CPUExecutionProvider"])
+        values = session.run(None, subject.feeds)
+    except Exception as error:  # its bindings raise classes that they do not export
+        raise Rejected(f"ONNX Runtime refuses it, so nothing could be verified: {error}") from error
+    return tuple(
+        TensorSpec(name=node.name, shape=value.shape, dtype=value.dtype.name)
+        for node, value in zip(session.get_outputs(), values, strict=True)
+    )
+
+
+class Compiled:
+    """The compiled model in the device's own backend: libdlr where it is, else the graph executor."""
+
+    def __init__(self, folder: Path, feeds: dict[str, Tensor], threads: int) -> None:
+        with quiet():  # libdlr tells of its threads
+            opened = open_model(open_package(folder), threads=threads)
+        self.backend = opened.backend
+        self._model, self._feeds = opened.model, feeds
+        if opened.backend == "onnx":
+            raise Rejected(f"Neither libdlr nor the graph executor can run it: {opened.why}")
+        self._last: dict[str, Tensor] = {}
+
+    def call(self) -> object:
+        """Infer once, by the call that a pipeline makes."""
+        self._last = self._model.run(self._feeds)
+        return self._last
+
+    def outputs(self) -> list[Tensor]:
+        """Return what the last call gave."""
+        return list(self._last.values())
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model.close()
