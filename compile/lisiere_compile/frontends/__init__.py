@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lisiere.errors import Rejected
+from lisiere_compile.frontends.tflite import convert_tflite
 
 
 def to_onnx(file: Path, framework: str, work: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
@@ -24,7 +26,15 @@ def to_onnx(file: Path, framework: str, work: Path, shapes: Mapping[str, tuple[i
     Raises:
         Rejected: there is no front end for the framework, or it cannot take this model.
     """
-    del work, shapes
     if framework == "ONNX":
         return file
+    if framework == "TFLITE":
+        return _write(convert_tflite(file, shapes), work / f"{file.stem}.onnx")
     raise Rejected(f"The framework {framework} cannot be compiled yet; export the model to ONNX.")
+
+
+def _write(model: Any, file: Path) -> Path:
+    import onnx
+
+    onnx.save(model, str(file))
+    return file
