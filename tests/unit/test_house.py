@@ -116,6 +116,7 @@ def test_native_libraries_are_imported_inside_functions_only() -> None:
         "lisiere.backends.dlr",
         "lisiere.backends.onnx",
         "lisiere.backends.graph",
+        "lisiere.backends.trees",
     ],
 )
 def test_a_bare_import_pulls_in_nothing_heavy(module: str) -> None:

@@ -1,7 +1,8 @@
 """Backends: one file a runtime behind one small interface.
 
-`dlr` runs a Neo artifact in the real libdlr, `graph` runs the same artifact without libdlr, and `onnx` runs
-the ONNX file in ONNX Runtime. A backend's library is imported when the backend is opened, not before.
+`dlr` runs a Neo artifact in the real libdlr, `graph` runs the same artifact without libdlr (ensembles of trees by the
+module `trees`), and `onnx` runs the ONNX file in ONNX Runtime. A backend's library is imported when the backend is
+opened, not before.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def open_backend(name: Backend, package: Package, threads: int = 1) -> Model:
     else:
         if package.manifest.neo is None:
             raise Rejected("The model folder holds no Neo artifact.")
-        if name == "graph" and package.manifest.neo.graph is None:
-            raise Rejected("The artifact is an ensemble of trees, which the backend `graph` does not run.")
         built = package.manifest.build
         if built is not None and built.arch != platform.machine():
             raise Rejected(f"The artifact was compiled for {built.arch}, but this machine is {platform.machine()}.")
+    trees = name == "graph" and package.manifest.neo is not None and package.manifest.neo.graph is None
     # By name, so that only the library that is asked for is imported.
-    load = cast("Callable[[Package, int], Model]", import_module(f"lisiere.backends.{name}").load)
+    module = import_module(f"lisiere.backends.{'trees' if trees else name}")
+    load = cast("Callable[[Package, int], Model]", module.load)
     return load(package, threads)
 
 

@@ -7,15 +7,17 @@ library that lies in a model folder is never loaded. Source: dlr.h of neo-ai-dlr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from lisiere.backends import trees
 from lisiere.backends.base import Tensor, check_feeds
 from lisiere.errors import Permanent
 from lisiere.models import Package, TensorSpec
@@ -61,6 +63,19 @@ def load(package: Package, threads: int = 1) -> DlrModel:
     return DlrModel(library, package, threads)
 
 
+@contextlib.contextmanager
+def _unbound() -> Iterator[None]:
+    """Leave this thread on the CPUs that it may run on: libdlr's thread pool for trees binds it to the first one."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class DlrModel:
     """A model inside libdlr. Not for two threads at once: libdlr keeps one set of buffers a model."""
 
@@ -70,19 +85,17 @@ class DlrModel:
         self._library = library
         self._path = package.path
         self._handle = ctypes.c_void_p()
-        self._call(
-            "CreateDLRModel",
-            ctypes.byref(self._handle),
-            os.fsencode(package.path.resolve()),
-            _CPU,
-            ctypes.c_int(0),
-        )
-        try:
-            self._call("SetDLRNumThreads", ctypes.byref(self._handle), ctypes.c_int(threads))
-            self._check_interface()
-        except Permanent:
-            self.close()
-            raise
+        ensemble = package.manifest.neo is not None and package.manifest.neo.graph is None
+        # What stands for a missing value, which libdlr drops; None for a graph, which has no such thing.
+        self._missing = trees.missing_value(trees.open_library(package)) if ensemble else None
+        with _unbound():
+            self._call(
+                "CreateDLRModel",
+                ctypes.byref(self._handle),
+                os.fsencode(package.path.resolve()),
+                _CPU,
+                ctypes.c_int(0),
+            )
         # Everything about a call that does not change between calls, made once.
         self._set, self._run, self._get = library.SetDLRInput, library.RunDLRModel, library.GetDLROutput
         self._reference = ctypes.byref(self._handle)
@@ -90,6 +103,18 @@ class DlrModel:
             (ctypes.c_char_p(s.name.encode()), (ctypes.c_int64 * len(s.shape))(*s.shape), ctypes.c_int(len(s.shape)))
             for s in self.inputs
         ]
+        try:
+            if ensemble:
+                # One row is one thread's work, and libdlr knows the size of its answer once it has a row.
+                for (name, shape, ndim), spec in zip(self._setters, self.inputs, strict=True):
+                    row = np.zeros(spec.shape, spec.dtype)
+                    self._call("SetDLRInput", self._reference, name, shape, ctypes.c_void_p(row.ctypes.data), ndim)
+            else:
+                self._call("SetDLRNumThreads", self._reference, ctypes.c_int(threads))
+            self._check_interface()
+        except Permanent:
+            self.close()
+            raise
         self._getters = []
         for index, spec in enumerate(self.outputs):
             buffer = np.empty(spec.shape, spec.dtype)
@@ -100,7 +125,8 @@ class DlrModel:
         if not self._handle:
             raise Permanent(f"The model of {self._path} has been closed.")
         reference = self._reference
-        for (name, shape, ndim), array in zip(self._setters, check_feeds(self.inputs, feeds), strict=True):
+        for (name, shape, ndim), given in zip(self._setters, check_feeds(self.inputs, feeds), strict=True):
+            array = given if self._missing is None else np.where(np.isnan(given), np.float32(self._missing), given)
             if self._set(reference, name, shape, ctypes.c_void_p(array.ctypes.data), ndim):
                 self._fail("SetDLRInput")
         if self._run(reference):
