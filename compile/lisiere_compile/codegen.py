@@ -56,4 +56,7 @@ def _module(functions: Mapping[str, Any], target: Target) -> Any:
     import tvm
 
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
-    return tvm.compile(tvm.IRModule(named), tvm.target.Target(target.tvm()))
+    # Loops that a tile does not divide run their last tile apart, so that the others need not ask where they end.
+    options = {"s_tir.LoopPartition": {"partition_const_loop": True}}
+    with tvm.transform.PassContext(opt_level=3, config=options):
+        return tvm.compile(tvm.IRModule(named), tvm.target.Target(target.tvm()))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from lisiere.errors import Rejected
 from lisiere_compile.frontends.onnx import OnnxModel, first_line, name_nodes
+from lisiere_compile.layout import CHANNELS_LAST, sink_transposes
 from lisiere_compile.program import COPY, Call, Program, Value
 from lisiere_compile.target import Target
 
-_LAYOUTS = {"relax.nn.conv2d": ["NHWC", "HWIO"]}
 # bfloat16 and float8 are not NumPy's, and the parameter format has no code for them.
 _DTYPES = {"bool", "float16", "float32", "float64"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 
@@ -33,7 +33,9 @@ def legalise(module: Any, model: OnnxModel, target: Target) -> Any:
     sequence = tvm.transform.Sequential(
         [
             passes.DecomposeOpsForInference(),
-            passes.ConvertLayout(_LAYOUTS),
+            passes.ConvertLayout(CHANNELS_LAST),
+            passes.FoldConstant(),
+            tvm.transform.module_pass(lambda module, _context: sink_transposes(module), opt_level=0),
             passes.FoldConstant(),
             passes.LegalizeOps(),
             passes.AnnotateTIROpPattern(),

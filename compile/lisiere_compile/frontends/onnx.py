@@ -13,6 +13,7 @@ from typing import Any
 
 from lisiere.errors import Rejected
 from lisiere.models import TensorSpec
+from lisiere_compile.frontends.converters import extended, own_converters
 
 ONNX_MAX_BYTES = 1 << 31  # protobuf's own limit
 # ONNX element types that a manifest has a name for. Source: TensorProto.DataType.
@@ -90,7 +91,7 @@ def _check_operators(proto: Any, file: Path) -> None:
     """Every operator must be one that the Relax front end converts; all that are not are named at once."""
     from tvm.relax.frontend.onnx import onnx_frontend
 
-    known = {"Constant", *onnx_frontend._get_convert_map()} - _CONTROL_FLOW
+    known = {"Constant", *onnx_frontend._get_convert_map(), *own_converters()} - _CONTROL_FLOW
     bad = [node for node in proto.graph.node if node.op_type not in known or node.domain not in ("", "ai.onnx")]
     if bad:
         raise Rejected(f"{file.name} uses operators that cannot be compiled: {name_nodes(bad)}.")
@@ -144,7 +145,7 @@ def to_relax(model: OnnxModel, name: str) -> Any:
     from tvm.relax.frontend.onnx import from_onnx
 
     shapes = {spec.name: list(spec.shape) for spec in model.inputs}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), extended():
         warnings.simplefilter("ignore")  # it warns of what the checker has accepted above
         try:
             return from_onnx(model.proto, shape_dict=shapes, keep_params_in_input=False)

@@ -1,0 +1,88 @@
+"""How large the tile of accumulators is that a kernel keeps in registers. Arithmetic alone; nothing here knows TVM.
+
+The cost is an estimate in cycles of a core that starts two vector multiply-adds and two vector loads a cycle and whose
+multiply-add takes four, which is what the cores of every target have, or a fixed multiple of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_LATENCY = 8  # multiply-adds that must be under way for none to wait: two a cycle, four cycles each
+_MAX_ROWS = 28
+_MAX_VECTORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile of accumulators: `rows` times `vectors` vectors of `lanes` numbers."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def channels(self) -> int:
+        """How many channels wide it is."""
+        return self.vectors * self.lanes
+
+
+def outer_product_tile(rows: int, channels: int, vector: int, registers: int) -> Tile | None:
+    """Choose the tile of a kernel whose accumulators are data times weights: convolutions and matrix products.
+
+    For each step of the reduction a tile loads its vectors of weights once and each of its rows' numbers once.
+
+    Args:
+        rows: how many positions share the weights: pixels of a row, or rows of a matrix.
+        channels: how many there are; the tile's divide them.
+        vector: numbers in a vector register.
+        registers: vector registers.
+
+    Returns:
+        The tile, or None when the channels have no divisor to vectorise by.
+    """
+    best: tuple[float, float] | None = None
+    found: Tile | None = None
+    for tile in _tiles(rows, channels, vector):
+        # One row needs its weights once, so they come from memory and take no registers.
+        weights = 0 if tile.rows == 1 else tile.vectors
+        if tile.rows * tile.vectors + weights + 1 > registers:
+            continue
+        steps = max(tile.rows * tile.vectors / 2, (tile.rows + tile.vectors) / 2, _LATENCY / 2)
+        loads = (tile.rows + tile.vectors) / (tile.rows * tile.vectors)
+        cost = (_count(tile, rows, channels) * steps, loads)
+        if best is None or cost < best:
+            best, found = cost, tile
+    return found
+
+
+def channelwise_tile(rows: int, channels: int, vector: int, registers: int) -> Tile | None:
+    """Choose the tile of a kernel that reduces each channel by itself: depthwise convolutions and pools."""
+    best: tuple[float, float] | None = None
+    found: Tile | None = None
+    for tile in _tiles(rows, channels, vector):
+        if (tile.rows + 1) * tile.vectors + 1 > registers:
+            continue
+        steps = max(tile.rows * tile.vectors, _LATENCY / 2)
+        cost = (_count(tile, rows, channels) * steps, 1 / (tile.rows * tile.vectors))
+        if best is None or cost < best:
+            best, found = cost, tile
+    return found
+
+
+def _count(tile: Tile, rows: int, channels: int) -> int:
+    return -(-rows // tile.rows) * (channels // tile.channels)
+
+
+def _tiles(rows: int, channels: int, vector: int) -> Iterator[Tile]:
+    """Every tile whose channels divide the channels."""
+    lanes = vector
+    while lanes > 1 and channels % lanes:
+        lanes //= 2
+    if lanes == 1 and channels > 1:
+        return
+    for vectors in range(1, _MAX_VECTORS + 1):
+        if (channels // lanes) % vectors == 0:
+            for height in range(1, min(rows, _MAX_ROWS) + 1):
+                yield Tile(height, vectors, lanes)
