@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 
 from bench import models
+from bench.litert import to_tflite
 from lisiere_compile.bench import report
-from lisiere_compile.bench.peers import PEERS
+from lisiere_compile.bench.peers import PEERS, missing
 from lisiere_compile.bench.rounds import Plan, geometric_mean
 from lisiere_compile.bench.run import OURS, ModelFigures, bench_model
 
@@ -65,6 +66,7 @@ class Judged:
     value: float | None
     target: float
     unit: str = "x"
+    at_best: float | None = None
 
     @property
     def met(self) -> bool:
@@ -80,12 +82,16 @@ def measure(
     for case in cases:
         folder = work / f"{case.name}-{threads}"
         folder.mkdir()
-        model = case.make(folder / f"{case.name}.onnx") if case.make is not None else shared / case.onnx
+        model, tflite = shared / case.onnx, shared / case.tflite
+        if case.make is not None:
+            model = case.make(folder / f"{case.name}.onnx")
+            tflite = model if missing("litert") else to_tflite(model, folder / f"{case.name}.tflite")
         if not model.is_file():
             say(f"{case.name}: left out, {model.name} is not in the shared data (LISIERE_SHARED names their folder)")
             continue
-        tflite = shared / case.tflite if case.tflite else None
-        found.append(bench_model(model, folder, tflite=tflite, name=case.name, threads=threads, plan=plan, say=say))
+        figures = bench_model(model, folder, tflite=tflite, name=case.name, threads=threads, plan=plan, say=say)
+        # Where nothing is asked for nothing is computed either, and a ratio of that would mean little.
+        found.append(figures if case.target else msgspec.structs.replace(figures, best_peer=None, ratio=None))
     return tuple(found)
 
 
@@ -95,8 +101,9 @@ def judge(found: Sequence[ModelFigures]) -> list[Judged]:
     chosen = [case for case in CASES if case.name in by_name and case.target is not None]
     judged = []
     for case in chosen:
-        ratio = by_name[case.name].ratio
-        judged.append(Judged(case.name, None if ratio is None else ratio.median, case.target or 0.0))
+        model = by_name[case.name]
+        ratio = None if model.ratio is None else model.ratio.median
+        judged.append(Judged(case.name, ratio, case.target or 0.0, at_best=model.at_best))
     tiny = [by_name[case.name].ratio for case in chosen if case.group == "tiny"]
     if len(tiny) == sum(case.group == "tiny" for case in CASES):
         whole = [ratio.median for ratio in tiny if ratio is not None]
@@ -127,7 +134,10 @@ def show(judged: Sequence[Judged]) -> str:
     lines = []
     for one in judged:
         value = "none" if one.value is None else f"{one.value:.2f} {one.unit}"
-        lines.append(f"{one.name:<30}{value:>9}   <= {one.target:g} {one.unit:<3} {'met' if one.met else 'NOT MET'}")
+        best = "" if one.at_best is None else f"   (at best {one.at_best:.2f})"
+        lines.append(
+            f"{one.name:<30}{value:>9}   <= {one.target:g} {one.unit:<3} {'met' if one.met else 'NOT MET'}{best}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -40,7 +40,7 @@ class Builder:
 
     def normal(self, *shape: int, fan: int, gain: float = 2.0) -> str:
         """Add a weight with the variance `gain / fan`."""
-        return self.weight(self.random.normal(0, (gain / fan) ** 0.5, shape))
+        return self.weight(self.random.standard_normal(shape, np.float32) * (gain / fan) ** 0.5)
 
     def conv(
         self, x: str, channels: tuple[int, int], size: tuple[int, ...], *, stride: int = 1, groups: int = 1,

@@ -142,9 +142,9 @@ def _row(model: ModelFigures, against: Sequence[str]) -> list[str]:
     cells = [_cell(model.contestants[name]) for name in (OURS, *against)]
     if model.ratio is None or model.best_peer is None:
         return [model.name, *cells, model.best_peer or "-", "-", "-", "-"]
-    ours, theirs = model.contestants[OURS].ms, model.contestants[model.best_peer].ms
-    at_best = f"{ours.least / theirs.least:.2f}" if ours is not None and theirs is not None else "-"
-    return [model.name, *cells, model.best_peer, f"{model.ratio.median:.2f}", _half(model.ratio), at_best]
+    return [
+        model.name, *cells, model.best_peer, f"{model.ratio.median:.2f}", _half(model.ratio), f"{model.at_best:.2f}",
+    ]  # fmt: skip
 
 
 def _cell(figure: Figure) -> str:

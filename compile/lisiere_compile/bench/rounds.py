@@ -24,13 +24,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     Attributes:
         rounds: at least this many.
         seconds: and for at least this long.
-        batch_ms: how long a batch of one contestant is to take; at least one call.
+        batch_ms: how long a batch of one contestant is to take; at least one call. Shorter than the slices of a
+            scheduler, so that on a busy machine most batches still run undisturbed.
         settle: wait after a batch until the process is idle, as thread pools may spin on after a call.
     """
 
     rounds: int = 15
     seconds: float = 2.0
-    batch_ms: float = 5.0
+    batch_ms: float = 2.0
     settle: bool = False
 
 

@@ -47,6 +47,7 @@ class ModelFigures(Struct, frozen=True, kw_only=True):
         reference: whose outputs the others were compared with.
         best_peer: the fastest that gives the same answer.
         ratio: ours to the best peer's, by rounds; below one is faster.
+        at_best: the same of the fastest rounds alone.
         backend: what ran the compiled model.
         compile_s: stage -> seconds.
         kernels, unscheduled: as the compiler reports them.
@@ -57,6 +58,7 @@ class ModelFigures(Struct, frozen=True, kw_only=True):
     reference: str | None = None
     best_peer: str | None = None
     ratio: Spread | None = None
+    at_best: float | None = None
     backend: str = ""
     compile_s: dict[str, float] = {}
     kernels: int = 0
@@ -130,12 +132,14 @@ def bench_model(
         figures[each] = Figure(ms=spread(ms), difference=difference, agrees=agrees)
     honest = [each for each in times if each != OURS and figures[each].agrees]
     best = min(honest, key=lambda each: spread(times[each]).median, default=None)
+    both = best is not None and OURS in times
     return ModelFigures(
         name=subject.name,
         contestants={each: figures[each] for each in (OURS, *against)},
         reference=reference,
         best_peer=best,
-        ratio=ratio_by_round(times[OURS], times[best]) if best is not None and OURS in times else None,
+        ratio=ratio_by_round(times[OURS], times[best or ""]) if both else None,
+        at_best=min(times[OURS]) / min(times[best or ""]) if both else None,
         backend=backend,
         compile_s=made.seconds,
         kernels=made.kernels,

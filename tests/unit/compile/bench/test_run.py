@@ -10,6 +10,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from bench import models
+from bench.litert import to_tflite
 from lisiere.errors import Rejected
 from lisiere_compile.bench import report
 from lisiere_compile.bench import run as bench_run
@@ -79,6 +81,15 @@ def test_whoever_cannot_run_a_model_is_named_and_the_others_are_measured(
     text = report.table(report.document([found], tuple(found.contestants)[1:], 1, QUICK))
     assert text.splitlines()[1].split().count("absent") == 3
     assert "m: openvino did not run: openvino is not here" in text
+
+
+def test_a_tflite_model_is_compiled_and_is_its_own_for_litert(tmp_path: Path) -> None:
+    require(not missing("litert"), "LiteRT")
+    model = to_tflite(models.overhead(tmp_path / "m.onnx"), tmp_path / "m.tflite")
+    (tmp_path / "work").mkdir()
+    found = bench_model(model, tmp_path / "work", against=("onnxruntime", "litert"), plan=QUICK)
+    assert {figure.absent for figure in found.contestants.values()} == {""}
+    assert all(figure.agrees for figure in found.contestants.values())
 
 
 def test_a_tflite_that_is_another_model_is_not_measured(tmp_path: Path) -> None:
