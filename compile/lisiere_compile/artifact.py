@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisiere.errors import Rejected
-from lisiere.models import Manifest, Package, TensorSpec, write_manifest
-from lisiere.models.manifest import Build, Classification, Golden, NeoFiles, Verified
+from lisiere.models import Manifest, TensorSpec, write_manifest
+from lisiere.models.manifest import SCHEMA, Classification, NeoFiles, Verified
+from lisiere_compile.source import Source
 
 GRAPH, PARAMS, LIBRARY, META = "compiled.json", "compiled.params", "compiled.so", "compiled.meta"
+BARE_VERSION = "0.0.0"  # of a model without a model.yaml
 MANIFEST, LABELS, GOLDEN, ONNX = "manifest.yaml", "labels.txt", "golden.npz", "model.onnx"
 
 
@@ -48,6 +50,7 @@ def placed(final: Path) -> Iterator[Path]:
         raise Rejected(f"{final} exists and is not an artifact, so it is not replaced. Move it out of the way.")
     if archive.exists() and not archive.is_file():
         raise Rejected(f"{archive} exists and is not a file, so it is not replaced. Move it out of the way.")
+    made = not final.parent.exists()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
@@ -60,6 +63,8 @@ def placed(final: Path) -> Iterator[Path]:
         _swap([(new, final, temporary / "old"), (archive_of(new), archive, temporary / "old.tar.gz")])
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if made and not any(final.parent.iterdir()):
+            final.parent.rmdir()
 
 
 def _swap(moves: list[tuple[Path, Path, Path]]) -> None:
@@ -126,38 +131,40 @@ def write_golden(file: Path, inputs: dict[str, NDArray[Any]], outputs: dict[str,
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def write_meaning(
-    folder: Path,
-    package: Package,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    build: Build,
-    keep_onnx: bool,
-) -> Manifest:
-    """Write the manifest and what else the package says of the model; golden vectors may be there already."""
-    source = package.manifest
-    task = source.task
+def declared(source: Source, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Manifest:
+    """Return the manifest of a source's artifact: what its author says, or a bare one, over these tensors."""
+    if source.manifest is not None:
+        return msgspec.structs.replace(source.manifest, name=source.name, inputs=inputs, outputs=outputs)
+    return Manifest(schema=SCHEMA, name=source.name, version=BARE_VERSION, inputs=inputs, outputs=outputs, files={})
+
+
+def write_meaning(folder: Path, source: Source, manifest: Manifest, onnx: Path | None) -> Manifest:
+    """Write the manifest of a graph of tensors and what its author's says of the model, under the artifact's names.
+
+    Args:
+        folder: holds the files of the graph, and golden vectors where the author gives none.
+        source: where the author's files are.
+        manifest: as `declared`, with the build.
+        onnx: goes along as the model for the onnx backend, where given.
+    """
+    task, golden = manifest.task, source.manifest.golden if source.manifest else None
     if isinstance(task, Classification):
-        shutil.copyfile(package.file(task.labels), folder / LABELS)
+        _copy(source, task.labels, folder / LABELS)
         task = msgspec.structs.replace(task, labels=LABELS)
-    if source.golden is not None:
-        shutil.copyfile(package.file(source.golden.file), folder / GOLDEN)
-        golden = msgspec.structs.replace(source.golden, file=GOLDEN)
-    else:
-        golden = Golden(file=GOLDEN)
-    if keep_onnx and source.onnx is not None:
-        shutil.copyfile(package.file(source.onnx), folder / ONNX)
-    manifest = msgspec.structs.replace(
-        source,
-        inputs=inputs,
-        outputs=outputs,
-        task=task,
-        golden=golden,
-        onnx=ONNX if keep_onnx else None,
-        neo=NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY, meta=META),
-        build=build,
-    )
+    if golden is not None:
+        _copy(source, golden.file, folder / GOLDEN)
+        manifest = msgspec.structs.replace(manifest, golden=msgspec.structs.replace(golden, file=GOLDEN))
+    if onnx is not None:
+        shutil.copyfile(onnx, folder / ONNX)
+    neo = NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY, meta=META)
+    manifest = msgspec.structs.replace(manifest, task=task, onnx=ONNX if onnx else None, neo=neo)
     return write_manifest(manifest, folder / MANIFEST)
+
+
+def _copy(source: Source, name: str, to: Path) -> None:
+    if not (source.folder / name).is_file():
+        raise Rejected(f"{source.folder} lacks {name}, which the model.yaml refers to.")
+    shutil.copyfile(source.folder / name, to)
 
 
 def write_verified(folder: Path, manifest: Manifest, verified: Verified) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import tempfile
 import time
@@ -9,15 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from lisiere.errors import Rejected
-from lisiere.models import Package, TensorSpec
-from lisiere.models.manifest import Build, Dtype, Verified
+from lisiere.errors import Permanent, Rejected
+from lisiere.models import Manifest, TensorSpec
+from lisiere.models.manifest import Build, Dtype, Golden, Verified
 from lisiere_compile import artifact, codegen, lower
+from lisiere_compile.frontends import check_framework, to_onnx
 from lisiere_compile.frontends import onnx as onnx_frontend
-from lisiere_compile.frontends import to_onnx
 from lisiere_compile.graph import build_graph, peak_activation_bytes
 from lisiere_compile.job import Job, input_shapes, local_path
 from lisiere_compile.kernels.rules import pack_weights, schedule
@@ -25,9 +28,9 @@ from lisiere_compile.link import compiler_version, find_compiler, link, read_nee
 from lisiere_compile.params import encode_params
 from lisiere_compile.program import Program
 from lisiere_compile.quiet import quiet
-from lisiere_compile.source import open_source
+from lisiere_compile.source import Source, open_source
 from lisiere_compile.target import Target, resolve_target
-from lisiere_compile.verify import Verdict, random_inputs, reference_outputs, verify_apart
+from lisiere_compile.verify import Verdict, allowed, random_inputs, reference_outputs, verify_apart
 from lisiere_compile.wrapper import wrapper_source
 
 STAGES = ("import", "optimise", "schedule", "build", "link", "verify", "pack")
@@ -70,60 +73,102 @@ class Log:
 
 
 def compile_job(
-    job: Job, base: Path, *, output: Path | None = None, keep_onnx: bool = True, log: Log | None = None
+    job: Job,
+    base: Path,
+    *,
+    output: Path | None = None,
+    name: str | None = None,
+    threads: int = 1,
+    keep_onnx: bool = True,
+    log: Log | None = None,
 ) -> Path:
     """Compile a job and return the artifact's folder, `<output>/<name>-<target>`; its archive lies beside it.
 
     An artifact that was there before is replaced at the end, and stays when anything fails.
 
     Args:
-        job: the validated document.
+        job: the validated document, whose S3Uri and S3OutputLocation are local.
         base: the folder that the document's relative paths start from.
         output: in place of the job's S3OutputLocation.
+        name: of the model, in place of the one that its model.yaml or its file has.
+        threads: the most that a run of the artifact uses.
         keep_onnx: put the ONNX file into the artifact too, so that the onnx backend can run it.
         log: where progress goes.
 
     Raises:
-        ConfigError: the job names something that is not here, such as S3.
+        ConfigError: the job names something that is not on this machine.
         Rejected: the model or the target cannot be compiled, or the result is not what ONNX Runtime gives.
-        Permanent: there is no C compiler for the target.
+        Permanent: there is no C compiler for the target, or nothing can be written.
     """
     log = log or Log()
+    check_framework(job.InputConfig.Framework)
     where = local_path(job.InputConfig.S3Uri, base, "$.InputConfig.S3Uri")
     if output is None:
         output = local_path(job.OutputConfig.S3OutputLocation, base, "$.OutputConfig.S3OutputLocation")
-    target = resolve_target(job)
+    target = resolve_target(job, threads)
     find_compiler(target)  # what is missing is better said before the work than after it
-    with tempfile.TemporaryDirectory(prefix="lisiere-compile-") as scratch:
-        work = Path(scratch)
-        with log.stage("import"):
-            package = open_source(where, work)
-            shapes = input_shapes(job)
-            file = to_onnx(package.file(package.manifest.onnx or ""), job.InputConfig.Framework, work, shapes)
-            model = onnx_frontend.read_onnx(file, shapes)
-            with quiet():
-                module = onnx_frontend.to_relax(model, file.name)
-        with log.stage("optimise"):
-            with quiet():
-                program = lower.to_program(lower.legalise(module, model, target), model)
-            outputs = _output_specs(program, model.outputs)
-            artifact.check_agreement(package.manifest, model.inputs, outputs)
-        program = _generate(program, target, work, log)
-        graph, parameters = build_graph(program, [spec.name for spec in model.inputs])
-        final = output / f"{package.manifest.name}-{target.name}"
-        with artifact.placed(final) as folder:
-            with log.stage("link"):
-                kernels = KERNELS if program.functions else None
-                library = link(work, wrapper_source(program.symbols()), kernels, artifact.LIBRARY, target)
-                params = encode_params({name: program.constants[value] for name, value in parameters.items()})
-                artifact.write_graph(folder, graph, params, library)
-                artifact.write_meta(folder, model.inputs, outputs, target.arch)
-            with log.stage("verify"):
-                build = _build_record(target, file, program, read_needs(library).glibc)
-                _verify(folder, package, file, (model.inputs, outputs), build, keep_onnx, log)
-            with log.stage("pack"):
-                artifact.pack(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lisiere-compile-") as scratch:
+            work = Path(scratch)
+            with log.stage("import"):
+                source = dataclasses.replace(open_source(where, work, job.InputConfig.Framework), given_name=name)
+                model = _import(source, input_shapes(job), work)
+            final = output / f"{source.name}-{target.name}"
+            with artifact.placed(final) as folder:
+                _compile_graph(source, model, target, work, folder, keep_onnx, log)
+                with log.stage("pack"):
+                    artifact.pack(folder)
+    except OSError as error:
+        raise Permanent(f"The artifact could not be made: {error.strerror or error}.") from error
     return final
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """A graph of tensors: its ONNX file, what that file says, and the Relax module made of it."""
+
+    onnx: Path
+    model: onnx_frontend.OnnxModel
+    module: Any
+
+
+def _import(source: Source, shapes: dict[str, tuple[int, ...]], work: Path) -> _Imported:
+    converted = work / "converted"
+    converted.mkdir()
+    onnx = to_onnx(source.file, source.framework, converted, shapes)
+    model = onnx_frontend.read_onnx(onnx, shapes)
+    with quiet():
+        return _Imported(onnx, model, onnx_frontend.to_relax(model, source.file.name))
+
+
+def _compile_graph(
+    source: Source, imported: _Imported, target: Target, work: Path, folder: Path, keep_onnx: bool, log: Log
+) -> None:
+    """Compile a graph of tensors into `folder`, all but the archive of it."""
+    onnx, model = imported.onnx, imported.model
+    with log.stage("optimise"):
+        with quiet():
+            program = lower.to_program(lower.legalise(imported.module, model, target), model)
+        outputs = _output_specs(program, model.outputs)
+        if source.manifest is not None:
+            artifact.check_agreement(source.manifest, model.inputs, outputs)
+    program = _generate(program, target, work, log)
+    graph, parameters = build_graph(program, [spec.name for spec in model.inputs])
+    with log.stage("link"):
+        kernels = KERNELS if program.functions else None
+        library = link(work, wrapper_source(program.symbols()), kernels, artifact.LIBRARY, target)
+        params = encode_params({name: program.constants[value] for name, value in parameters.items()})
+        artifact.write_graph(folder, graph, params, library)
+        artifact.write_meta(folder, model.inputs, outputs, target.arch)
+    with log.stage("verify"):
+        manifest = artifact.declared(source, model.inputs, outputs)
+        if manifest.golden is None:
+            manifest = msgspec.structs.replace(manifest, golden=_make_golden(folder, onnx, manifest))
+        manifest = msgspec.structs.replace(manifest, build=_build_record(source, target, program, library))
+        manifest = artifact.write_meaning(folder, source, manifest, onnx if keep_onnx else None)
+        log.verdict = verify_apart(folder, onnx)
+        verified = Verified(by=log.verdict.backend, cases=log.verdict.cases)  # type: ignore[arg-type]
+        artifact.write_verified(folder, manifest, verified)
 
 
 def _generate(program: Program, target: Target, work: Path, log: Log) -> Program:
@@ -141,43 +186,25 @@ def _generate(program: Program, target: Target, work: Path, log: Log) -> Program
     return pack_weights(program, {name: one.packs for name, one in kept.items()})
 
 
-def _verify(
-    folder: Path,
-    package: Package,
-    onnx: Path,
-    tensors: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
-    build: Build,
-    keep_onnx: bool,
-    log: Log,
-) -> None:
-    """Write what tells of the artifact, pass it through the gate, and record that it passed.
-
-    A package without golden vectors gets some from ONNX Runtime.
-    """
-    inputs, outputs = tensors
-    if package.manifest.golden is None:
-        feeds = random_inputs(inputs)
-        found = reference_outputs(onnx, package.manifest, feeds)
-        artifact.write_golden(
-            folder / artifact.GOLDEN,
-            {spec.name: np.stack([feed[spec.name] for feed in feeds]) for spec in inputs},
-            {spec.name: np.stack([result[spec.name] for result in found]) for spec in package.manifest.outputs},
-        )
-    manifest = artifact.write_meaning(folder, package, inputs, outputs, build, keep_onnx)
-    log.verdict = verify_apart(folder, onnx)
-    verified = Verified(by=log.verdict.backend, cases=log.verdict.cases)  # type: ignore[arg-type]
-    artifact.write_verified(folder, manifest, verified)
+def _make_golden(folder: Path, onnx: Path, manifest: Manifest) -> Golden:
+    """Write golden vectors from ONNX Runtime, with what the gate allows as their tolerance."""
+    feeds = random_inputs(manifest.inputs)
+    found = reference_outputs(onnx, manifest, feeds)
+    outputs = {spec.name: np.stack([result[spec.name] for result in found]) for spec in manifest.outputs}
+    inputs = {spec.name: np.stack([feed[spec.name] for feed in feeds]) for spec in manifest.inputs}
+    artifact.write_golden(folder / artifact.GOLDEN, inputs, outputs)
+    return Golden(file=artifact.GOLDEN, atol=max(allowed(array) for array in outputs.values()))
 
 
-def _build_record(target: Target, onnx: Path, program: Program, min_glibc: str | None) -> Build:
+def _build_record(source: Source, target: Target, program: Program, library: Path) -> Build:
     return Build(
         target=target.name,
         triple=target.triple,
         arch=target.arch,
         cpu=target.cpu,
         features=target.features,
-        min_glibc=min_glibc,
-        source_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
+        min_glibc=read_needs(library).glibc,
+        source_sha256=hashlib.sha256(source.file.read_bytes()).hexdigest(),
         tools=artifact.tool_versions(compiler_version(find_compiler(target))),
         threads=target.threads,
         peak_activation_bytes=peak_activation_bytes(program),
@@ -188,6 +215,9 @@ def _output_specs(program: Program, names: tuple[str, ...]) -> tuple[TensorSpec,
     specs = []
     for name, value in zip(names, program.outputs, strict=True):
         if value.dtype not in Dtype.__args__:  # type: ignore[attr-defined]
-            raise Rejected(f"The output {name!r} is {value.dtype}, which a manifest has no name for.")
+            raise Rejected(
+                f"The output {name!r} is {value.dtype}, which no runtime here reads. Cast it to one of "
+                f"{', '.join(Dtype.__args__)} in the model."  # type: ignore[attr-defined]
+            )
         specs.append(TensorSpec(name=name, shape=value.shape, dtype=value.dtype))  # type: ignore[arg-type]
     return tuple(specs)

@@ -1,4 +1,4 @@
-"""The source of a job: an ONNX file, a model package or an archive of one -> a verified package folder.
+"""The source of a job: a model file, a model package or an archive of one -> the model and what its author says of it.
 
 An archive comes from outside, so nothing in it may reach beyond the folder that it is unpacked into.
 """
@@ -6,54 +6,116 @@ An archive comes from outside, so nothing in it may reach beyond the folder that
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import tarfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lisiere.documents import read_yaml
 from lisiere.errors import Rejected
-from lisiere.models import Package, open_package, write_manifest
-from lisiere.models.package import read_draft
+from lisiere.models import Manifest, open_package, write_manifest
+from lisiere.models.package import MANIFEST_NAMES, read_draft
 
 ARCHIVE_MAX_BYTES = 4 << 30
 ARCHIVE_MAX_FILES = 1000
-_SUFFIXES = (".tar.gz", ".tgz")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
+# How the files of a framework end; the first that fits says the framework of a model that comes without a job.
+_SUFFIXES = {
+    "ONNX": (".onnx",),
+    "TFLITE": (".tflite",),
+    "PYTORCH": (".pt2", ".pt", ".pth"),
+    "XGBOOST": (".ubj", ".json", ".xgb", ".model"),
+    "LIGHTGBM": (".txt", ".lgb"),
+    "SKLEARN": (".pkl", ".joblib"),
+    "KERAS": (".h5", ".keras"),
+    "TENSORFLOW": (".pb",),
+    "MXNET": (".params",),
+    "DARKNET": (".weights", ".cfg"),
+}
 
 
-def open_source(path: Path, work: Path) -> Package:
-    """Return the verified package that a job's input stands for.
+@dataclass(frozen=True)
+class Source:
+    """A model to compile.
+
+    Attributes:
+        file: the model, in the format of its framework.
+        framework: as in a job, such as `ONNX`.
+        manifest: what a model.yaml says of it, as the author wrote it; None for a bare model.
+        folder: where the files that the manifest names lie, such as labels and golden vectors.
+        given_name: in place of what manifest and file say.
+    """
+
+    file: Path
+    framework: str
+    manifest: Manifest | None
+    folder: Path
+    given_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that was given, else the manifest's, else one made from the file's; fit for a manifest."""
+        return self.given_name or (self.manifest.name if self.manifest else plain_name(self.file.stem))
+
+
+def open_source(path: Path, work: Path, framework: str | None = None) -> Source:
+    """Return the model that a job's input stands for.
 
     Args:
-        path: an `.onnx` file with its `model.yaml` beside it, a package folder, or a `.tar.gz` of one of these.
+        path: a model file, with or without a `model.yaml` beside it that is about it; a folder with a `model.yaml`, or
+            with one model; or a `.tar.gz` of one of these.
         work: an empty folder for what has to be unpacked or completed.
+        framework: as in a job; None takes it from the file.
 
     Raises:
-        Rejected: it is none of these, or not whole, or holds no ONNX file.
+        Rejected: it is none of these, or not whole.
     """
-    if path.is_file() and path.name.endswith(_SUFFIXES):
-        unpack(path, work / "unpacked")
-        path = _only_model(work / "unpacked", path)
-    if path.is_file() and path.suffix == ".onnx":
-        folder, onnx = path.parent, path.name
-        if not (folder / "model.yaml").is_file():
-            raise Rejected(
-                f"{path} alone does not say what its input and output mean. Put a model.yaml beside it (schema "
-                "lisiere.model/1: name, version, inputs, outputs, input, task, onnx); `files` may be left out."
-            )
-    elif path.is_dir():
-        folder, onnx = path, None
-    elif path.exists():
-        raise Rejected(f"{path} is neither an .onnx file, nor a model folder, nor a .tar.gz of one.")
-    else:
+    if not path.exists():
         raise Rejected(f"There is nothing at {path}.")
-    package = open_package(_completed(folder, work / "completed"))
-    if package.manifest.onnx is None:
-        raise Rejected(f"{folder} holds no ONNX file, so there is nothing to compile.")
-    if onnx is not None and package.manifest.onnx != onnx:
-        raise Rejected(f"{folder / 'model.yaml'} is about {package.manifest.onnx}, not about {onnx}.")
-    return package
+    if path.is_file() and path.name.endswith(ARCHIVE_SUFFIXES):
+        unpack(path, work / "unpacked")
+        folder, file = _inner_folder(work / "unpacked"), None
+    else:
+        folder, file = (path, None) if path.is_dir() else (path.parent, path)
+    written = next((folder / name for name in MANIFEST_NAMES if (folder / name).is_file()), None)
+    document = read_yaml(written) if written else None
+    # Whatever else is wrong with a manifest, reading it as one says.
+    about = document.get("onnx") or document.get("neo") if isinstance(document, dict) else None
+    if file is None and (written is None or (about is None and isinstance(document, dict))):
+        file = _only_model(folder, framework, path)
+    framework = framework or (framework_of(file) if file else "ONNX")
+    if framework == "ONNX" and written and (file is None or about == file.name):
+        package = open_package(_completed(folder, work / "completed"))
+        if package.manifest.onnx is None:
+            raise Rejected(f"{folder} holds no ONNX file, so there is nothing to compile.")
+        return Source(package.file(package.manifest.onnx), framework, package.manifest, package.path)
+    file = file or _only_model(folder, framework, path)
+    if written is None or about is not None:
+        return Source(file, framework, None, folder)  # a manifest about another file says nothing of this one
+    if isinstance(document, dict) and "files" in document:
+        raise Rejected(f"{written} lists `files` but no `onnx`. Leave both out for a model of {framework}.")
+    return Source(file, framework, read_draft(written), folder)
+
+
+def framework_of(file: Path) -> str:
+    """Return the framework whose files end as this one does.
+
+    Raises:
+        Rejected: there is none.
+    """
+    for framework, suffixes in _SUFFIXES.items():
+        if file.name.lower().endswith(suffixes):
+            return framework
+    known = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+    raise Rejected(f"{file.name} does not say of which framework it is: its name ends in none of {known}. Name it.")
+
+
+def plain_name(text: str) -> str:
+    """Return a name that a manifest may have."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:64] or "model"
 
 
 def _completed(folder: Path, to: Path) -> Path:
@@ -73,15 +135,26 @@ def _completed(folder: Path, to: Path) -> Path:
     return to
 
 
-def _only_model(folder: Path, archive: Path) -> Path:
-    """Find the model in an unpacked archive: at its top, or in the one folder that it holds."""
-    for place in (folder, *sorted(child for child in folder.iterdir() if child.is_dir())):
-        if (place / "manifest.yaml").is_file() or (place / "model.yaml").is_file():
-            return place
-    models = sorted(folder.rglob("*.onnx"))
-    if len(models) == 1:
-        return models[0]
-    raise Rejected(f"{archive} holds neither a model.yaml nor exactly one .onnx file.")
+def _inner_folder(folder: Path) -> Path:
+    """Return the folder that an archive is about: its top, or the one folder that it holds."""
+    inside = list(folder.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _only_model(folder: Path, framework: str | None, where: Path) -> Path:
+    """Find the one model in a folder: by the endings of its framework, or of each framework in turn."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    for suffixes in [_SUFFIXES.get(framework, ())] if framework else _SUFFIXES.values():
+        models = [file for file in files if file.name.lower().endswith(suffixes)]
+        if len(models) == 1:
+            return models[0]
+        if models:
+            names = ", ".join(str(file.relative_to(folder)) for file in models)
+            raise Rejected(f"{where} holds several models and no model.yaml that says which is meant: {names}.")
+    if framework and len(files) == 1:
+        return files[0]  # some, such as SageMaker's `xgboost-model`, have no ending
+    kind = f"{framework} model" if framework else "model"
+    raise Rejected(f"{where} holds neither a model.yaml nor a {kind}.")
 
 
 def unpack(archive: Path, to: Path) -> None:

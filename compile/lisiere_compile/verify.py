@@ -160,15 +160,22 @@ def _compare(found: NDArray[Any], wanted: NDArray[Any]) -> tuple[float, float]:
     if found.shape != wanted.shape:
         return float("inf"), 0.0
     if found.dtype.kind != "f":
-        # A quantised output may round to the neighbour; positions may not.
-        bound = 1.0 if found.dtype.itemsize == 1 else 0.0
-        return float(np.max(np.abs(found.astype(np.float64) - wanted.astype(np.float64)), initial=0.0)), bound
+        difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+        return float(np.max(difference, initial=0.0)), allowed(wanted)
     same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.where(same, 0.0, np.abs(found.astype(np.float64) - wanted))
-    finite = np.abs(wanted[np.isfinite(wanted)])
     worst = float(np.max(difference, initial=0.0))
-    return (worst if not np.isnan(worst) else float("inf")), TOLERANCE * max(1.0, float(np.max(finite, initial=0.0)))
+    return (worst if not np.isnan(worst) else float("inf")), allowed(wanted)
+
+
+def allowed(wanted: NDArray[Any]) -> float:
+    """Return how far an output may be from what is wanted."""
+    if wanted.dtype.kind != "f":
+        # A quantised output may round to the neighbour; positions may not.
+        return 1.0 if wanted.dtype.itemsize == 1 else 0.0
+    finite = np.abs(wanted[np.isfinite(wanted)])
+    return TOLERANCE * max(1.0, float(np.max(finite, initial=0.0)))
 
 
 def _refuse(backend: str, spec: TensorSpec, difference: float, bound: float, what: str) -> Verdict:

@@ -13,6 +13,27 @@ from typing import Any
 from lisiere.errors import Rejected
 from lisiere_compile.frontends.tflite import convert_tflite
 
+# Frameworks of jobs that have no front end -> how a model of theirs becomes an ONNX file.
+_CONVERSIONS = {
+    "TENSORFLOW": "`pip install tf2onnx`, then `python -m tf2onnx.convert --saved-model DIR --output model.onnx`",
+    "KERAS": "`model.export('model.onnx', format='onnx')` in Keras 3, or tf2onnx with `--keras model.h5`",
+    "MXNET": "`mxnet.onnx.export_model(symbol, params, [shape], [dtype], 'model.onnx')` in MXNet 1.9",
+    "DARKNET": "demo_darknet2onnx.py of the project pytorch-YOLOv4 makes model.onnx of .cfg and .weights",
+}
+
+
+def check_framework(framework: str) -> None:
+    """Check that models of a framework can be compiled here.
+
+    Raises:
+        Rejected: they cannot; the message says how they can.
+    """
+    if way := _CONVERSIONS.get(framework):
+        raise Rejected(
+            f"{framework} models are not compiled here. Convert to ONNX and compile that: {way}. Or give the job to "
+            "SageMaker with `--cloud`."
+        )
+
 
 def to_onnx(file: Path, framework: str, work: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
     """Return an ONNX file that computes what the model does; an ONNX file is returned as it is.
@@ -26,6 +47,7 @@ def to_onnx(file: Path, framework: str, work: Path, shapes: Mapping[str, tuple[i
     Raises:
         Rejected: there is no front end for the framework, or it cannot take this model.
     """
+    check_framework(framework)
     if framework == "ONNX":
         return file
     if framework == "TFLITE":

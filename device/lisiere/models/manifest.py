@@ -9,12 +9,12 @@ stands for the whole model.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-SCHEMA = "lisiere.model/1"
+SCHEMA: Final = "lisiere.model/1"
 
 # `$(?!\n)` is the very end, in Python and in JSON Schema: `$` alone lets a last newline pass.
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$(?!\n)")]

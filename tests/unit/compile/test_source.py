@@ -37,6 +37,7 @@ def test_a_folder_and_its_onnx_file_are_the_same_package(package: Path, tmp_path
     one = open_source(package, tmp_path / "w1")
     two = open_source(package / "m.onnx", tmp_path / "w2")
     assert one.manifest == two.manifest
+    assert one.manifest is not None
     assert set(one.manifest.files) == {"m.onnx"}
 
 
@@ -46,7 +47,7 @@ def test_an_archive_is_unpacked(package: Path, tmp_path: Path, prefix: str) -> N
     with tarfile.open(path, "w:gz") as stream:
         for file in package.iterdir():
             stream.add(file, prefix + file.name)
-    assert open_source(path, tmp_path / "work").manifest.name == "small"
+    assert open_source(path, tmp_path / "work").name == "small"
 
 
 @pytest.mark.parametrize(
@@ -95,16 +96,56 @@ def test_a_broken_archive_is_refused(package: Path, tmp_path: Path, keep: int) -
         open_source(path, tmp_path / "work")
 
 
-def test_a_bare_onnx_file_needs_a_model_yaml(package: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_model_yaml_is_tensors_alone(package: Path, tmp_path: Path) -> None:
     (package / "model.yaml").unlink()
-    with pytest.raises(Rejected, match=r"Put a model\.yaml beside it"):
-        open_source(package / "m.onnx", tmp_path / "work")
+    for path in (package / "m.onnx", package):
+        found = open_source(path, tmp_path / "work")
+        assert (found.file, found.framework, found.name, found.manifest) == (package / "m.onnx", "ONNX", "m", None)
 
 
-def test_the_model_yaml_must_be_about_the_file(package: Path, tmp_path: Path) -> None:
-    (package / "other.onnx").write_bytes((package / "m.onnx").read_bytes())
-    with pytest.raises(Rejected, match=r"is about m\.onnx"):
-        open_source(package / "other.onnx", tmp_path / "work")
+def test_a_model_yaml_about_another_file_says_nothing_of_this_one(package: Path, tmp_path: Path) -> None:
+    other = package / "other net (2).onnx"
+    other.write_bytes((package / "m.onnx").read_bytes())
+    found = open_source(other, tmp_path / "work")
+    assert (found.file, found.name, found.manifest) == (other, "other-net-2", None)
+
+
+@pytest.mark.parametrize(
+    ("file", "framework", "said"),
+    [
+        ("net.tflite", None, "TFLITE"),
+        ("net.PT2", None, "PYTORCH"),
+        ("trees.ubj", None, "XGBOOST"),
+        ("xgboost-model", "XGBOOST", "XGBOOST"),
+    ],
+)
+def test_an_archive_with_one_model_of_any_framework(
+    tmp_path: Path, file: str, framework: str | None, said: str
+) -> None:
+    path = archive(tmp_path / "model.tar.gz", (member(file), b"bytes"))
+    found = open_source(path, tmp_path / "work", framework)
+    assert (found.file.name, found.framework, found.manifest) == (file, said, None)
+
+
+def test_a_model_yaml_without_onnx_is_about_the_model_of_another_framework(package: Path, tmp_path: Path) -> None:
+    document = json.loads((package / "model.yaml").read_text())
+    del document["onnx"]
+    (package / "model.yaml").write_text(json.dumps(document))
+    (package / "m.onnx").rename(package / "net.tflite")
+    for path in (package, package / "net.tflite"):
+        found = open_source(path, tmp_path / "work")
+        assert (found.file.name, found.framework, found.name) == ("net.tflite", "TFLITE", "small")
+    document["files"] = {}
+    (package / "model.yaml").write_text(json.dumps(document))
+    with pytest.raises(Rejected, match="lists `files` but no `onnx`"):
+        open_source(package, tmp_path / "work")
+
+
+def test_several_models_are_named(package: Path, tmp_path: Path) -> None:
+    (package / "model.yaml").unlink()
+    (package / "n.onnx").write_bytes(b"")
+    with pytest.raises(Rejected, match=r"several models.*m\.onnx, n\.onnx"):
+        open_source(package, tmp_path / "work")
 
 
 def test_digests_that_are_given_are_checked(package: Path, tmp_path: Path) -> None:
@@ -125,11 +166,18 @@ def test_a_bad_model_yaml_is_refused(package: Path, tmp_path: Path, text: str, w
         open_source(package, tmp_path / "work")
 
 
+def package_with_two(folder: Path) -> Path:
+    (folder / "y.doc").write_text("y")
+    return folder
+
+
 def test_other_things_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="There is nothing at"):
         open_source(tmp_path / "none", tmp_path / "work")
-    (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(Rejected, match="neither an"):
-        open_source(tmp_path / "x.txt", tmp_path / "work")
-    with pytest.raises(Rejected, match="not a model folder"):
+    (tmp_path / "x.doc").write_text("x")
+    with pytest.raises(Rejected, match="does not say of which framework"):
+        open_source(tmp_path / "x.doc", tmp_path / "work")
+    with pytest.raises(Rejected, match=r"neither a model\.yaml nor a model"):
         open_source(tmp_path, tmp_path / "work")
+    with pytest.raises(Rejected, match="nor a TFLITE model"):
+        open_source(package_with_two(tmp_path), tmp_path, "TFLITE")
