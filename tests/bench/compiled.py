@@ -27,11 +27,13 @@ from lisiere_compile.bench.run import OURS, ModelFigures, bench_model
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPILE_TARGET_S = 60.0
 TINY_TARGET = 0.85
+THREADS = (2, 4)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model: its files, or what makes it, and the ratio to the best peer that is asked of it."""
+    """One model: its files or what makes it, the ratio to the best peer that is asked of it, and whether it is large
+    enough that more threads should help."""
 
     name: str
     target: float | None
@@ -39,6 +41,7 @@ class Case:
     tflite: str = ""
     make: Callable[[Path], Path] | None = None
     group: str = ""
+    scales: bool = False
 
 
 CASES = (
@@ -47,8 +50,8 @@ CASES = (
     Case("vww01_fp32", 1.0, "vww01_fp32.onnx", "vww_96_float.tflite", group="tiny"),
     Case("kws01_fp32", 1.0, "kws01_fp32.onnx", "kws_ref_model_float32.tflite", group="tiny"),
     Case("ad01_fp32", 1.0, "ad01_fp32.onnx", "ad01_fp32.tflite", group="tiny"),
-    Case("mobilenet_v2", 1.1, make=models.mobilenet_v2),
-    Case("resnet18", 1.1, make=models.resnet18),
+    Case("mobilenet_v2", 1.1, make=models.mobilenet_v2, scales=True),
+    Case("resnet18", 1.1, make=models.resnet18, scales=True),
     Case("tcn", 1.0, make=models.tcn),
     Case("lstm", 1.0, make=models.lstm),
     Case("ic01_int8", 1.3, "ic01_int8.onnx", "pretrainedResnet_quant.tflite"),
@@ -115,14 +118,14 @@ def judge(found: Sequence[ModelFigures]) -> list[Judged]:
     return judged
 
 
-def scaling(cases: Sequence[Case], one: Sequence[ModelFigures], many: Sequence[ModelFigures], threads: int) -> str:
-    """Say how much faster more threads are, ours and the peers'."""
+def scaling(one: Sequence[ModelFigures], many: Sequence[ModelFigures], threads: int) -> str:
+    """Say how much faster more threads are, for everyone that ran on one and on more."""
     before = {model.name: model for model in one}
     lines = [f"Speed on {threads} threads, as a multiple of that on one:"]
     for model in many:
         parts = []
         for name, figure in model.contestants.items():
-            single = before[model.name].contestants[name].ms
+            single = before[model.name].contestants[name].ms if model.name in before else None
             if figure.ms is not None and single is not None:
                 parts.append(f"{name} {single.median / figure.ms.median:.2f}")
         lines.append(f"  {model.name:<14} {', '.join(parts)}")
@@ -147,13 +150,24 @@ def run(names: Sequence[str], plan: Plan, say: Callable[[str], None]) -> dict[st
     cases = [case for case in CASES if not names or case.name in names]
     with tempfile.TemporaryDirectory(prefix="lisiere-bench-") as work:
         found = measure(cases, shared, Path(work), 1, plan, say)
-    whole = report.document(found, tuple(PEERS), 1, plan)
-    judged = judge(found)
-    sys.stdout.write(report.table(whole) + "\n" + show(judged))
-    return {
-        **msgspec.to_builtins(whole),
-        "targets": [{**asdict(one), "met": one.met} for one in judged],
-    }
+        whole = report.document(found, tuple(PEERS), 1, plan)
+        judged = judge(found)
+        sys.stdout.write(report.table(whole) + "\n" + show(judged) + "\n")
+        result = {
+            **msgspec.to_builtins(whole),
+            "targets": [{**asdict(one), "met": one.met} for one in judged],
+            "threads_more": [],
+        }
+        for threads in (count for count in THREADS if count <= whole.machine.cpus):
+            settled = msgspec.structs.replace(plan, settle=True)
+            scaled = [case for case in cases if case.scales]
+            more = measure(scaled, shared, Path(work), threads, settled, say)
+            if more:
+                sys.stdout.write(scaling(found, more, threads))
+                result["threads_more"].append(
+                    msgspec.to_builtins(report.document(more, tuple(PEERS), threads, settled))
+                )
+    return result
 
 
 def main() -> int:

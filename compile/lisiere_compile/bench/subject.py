@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from lisiere.backends import Tensor, open_model
 from lisiere.errors import LisiereError, Rejected
-from lisiere.models import Manifest, TensorSpec, open_package, write_manifest
+from lisiere.models import TensorSpec, open_package
 from lisiere_compile.quiet import quiet
 from lisiere_compile.verify import random_inputs
 
@@ -118,7 +117,7 @@ class Made:
 
 
 def make_artifact(subject: Subject, work: Path, threads: int, say: Callable[[str], None]) -> Made:
-    """Compile a subject for this machine, unless it is an artifact already.
+    """Compile a subject for this machine and so many threads, unless it is an artifact already.
 
     Raises:
         LisiereError: it cannot be compiled.
@@ -129,52 +128,19 @@ def make_artifact(subject: Subject, work: Path, threads: int, say: Callable[[str
 
     if subject.artifact is not None:
         return Made(subject.artifact)
-    del threads  # every artifact runs on one thread for now
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", subject.name).strip("-_") or "model"
-    folder = work / "package"
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(subject.onnx.read_bytes())
-    manifest = Manifest(
-        schema="lisiere.model/1",
-        name=name[:64],
-        version="0.0.0",
-        inputs=subject.inputs,
-        outputs=_outputs(subject),
-        files={},
-        onnx="model.onnx",
-    )
-    write_manifest(manifest, folder / "model.yaml")
     job = {
         "CompilationJobName": "bench",
-        "InputConfig": {"S3Uri": str(folder), "Framework": "ONNX"},
+        "InputConfig": {"S3Uri": str(subject.onnx), "Framework": "ONNX"},
         "OutputConfig": {"S3OutputLocation": str(work / "out"), "TargetDevice": "native"},
     }
     log = Log(ended=lambda stage, seconds: say(f"{subject.name}: {stage} {seconds:.1f} s"))
     try:
-        made = compile_job(parse_job(json.dumps(job).encode()), work, log=log)
+        made = compile_job(parse_job(json.dumps(job).encode()), work, threads=threads, log=log)
     except LisiereError:
         raise
     except Exception as error:  # what TVM raises in its passes; the other contestants are measured all the same
         raise Rejected(f"the compiler failed: {type(error).__name__}: {first_line(error)}") from error
     return Made(made, dict(log.seconds), log.kernels, log.unscheduled)
-
-
-def _outputs(subject: Subject) -> tuple[TensorSpec, ...]:
-    """Ask ONNX Runtime what the model gives, which is what its manifest has to declare."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = ort.InferenceSession(str(subject.onnx), options, providers=["CPUExecutionProvider"])
-        values = session.run(None, subject.feeds)
-    except Exception as error:  # its bindings raise classes that they do not export
-        raise Rejected(f"ONNX Runtime refuses it, so nothing could be verified: {error}") from error
-    return tuple(
-        TensorSpec(name=node.name, shape=value.shape, dtype=value.dtype.name)
-        for node, value in zip(session.get_outputs(), values, strict=True)
-    )
 
 
 class Compiled:

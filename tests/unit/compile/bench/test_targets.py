@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compiled import CASES, judge, measure, show
+from bench.compiled import CASES, judge, measure, scaling, show
 from lisiere_compile.bench.rounds import Plan, spread
 from lisiere_compile.bench.run import OURS, Figure, ModelFigures
 
@@ -63,3 +63,10 @@ def test_every_case_has_its_files_or_a_maker() -> None:
     for case in CASES:
         assert (case.make is not None) != bool(case.onnx and case.tflite), case.name
     assert {case.name for case in CASES if case.group == "tiny"} == set(TINY)
+
+
+def test_scaling_is_the_time_on_one_thread_by_that_on_more() -> None:
+    one, more = figures("resnet18", 3.0), figures("resnet18", 2.0)
+    assert "resnet18       lisiere 1.50, onnxruntime 1.00" in scaling([one], [more], 2)
+    # Whoever did not run on both has nothing to say.
+    assert "lisiere" not in scaling([one], [figures("resnet18", None)], 2)
