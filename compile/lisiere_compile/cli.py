@@ -5,90 +5,221 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lisiere.errors import ConfigError, LisiereError
 
 if TYPE_CHECKING:
     from lisiere_compile.compiler import Log
+    from lisiere_compile.job import Job
 
 DONE, FAILED, USAGE = 0, 1, 2
 _DESCRIPTION = """\
-Compile a model for DLR by a SageMaker CreateCompilationJob document (JSON) whose S3 URIs are local paths.
+Compile a model for DLR, on this machine: what SageMaker Neo does, without the cloud.
 
-The input is a model package (a folder with model.yaml and its ONNX file), an .onnx file with a model.yaml beside it,
-or a model.tar.gz of one of these. The artifact is a folder <output>/<name>-<target>; it is checked against ONNX
-Runtime before it is put in place."""
+Give a model, or the job that SageMaker would get: a CreateCompilationJob document (JSON), whose two S3 URIs may also be
+local paths. A model is a file (ONNX, TFLite, PyTorch; XGBoost, LightGBM, scikit-learn trees), a folder with a
+model.yaml, or a model.tar.gz of one of these. A model.yaml beside the file says what its input and output mean; without
+one the artifact is tensors alone.
+
+The output gets the folder <name>-<target>/ and <name>-<target>.tar.gz. Nothing is put there that does not give what the
+reference runtime gives; an artifact that was there stays until then."""
+_EPILOG = """\
+examples:
+  lisiere compile kws.onnx                                     for this machine, into this folder
+  lisiere compile kws.onnx --target rasp4b --output build      for a Raspberry Pi 4
+  lisiere compile net.onnx --shape input=1,3,224,224           where the model leaves a dimension open
+  lisiere compile models/digits/job.json --output build        a job; its own output is left aside
+  lisiere compile s3://bucket/model.tar.gz --framework TFLITE --output s3://bucket/compiled
+
+targets:
+  native (the default), {targets};
+  in a job also a TargetPlatform, with `mcpu` in CompilerOptions.
+
+exit codes: 0 done, 1 failed, 2 the job or the command line is wrong."""
+_DEVICES = "rasp3b rasp4b rasp5 jetson_nano jetson_tx2 jetson_xavier jetson_orin ml_c5 ml_m5 x86_64 aarch64"
+_MAX_THREADS = 64
 
 
 def register(subparsers: Any) -> None:
     """Add `compile` to the command line."""
     parser = subparsers.add_parser(
         "compile",
-        help="compile a model for this machine",
+        help="compile a model for this machine or another",
         description=_DESCRIPTION,
+        epilog=_EPILOG.replace("{targets}", _DEVICES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("job", type=Path, metavar="JOB.json")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="in place of the job's S3OutputLocation")
+    parser.add_argument("source", metavar="MODEL|JOB.json", help="a local path or an s3:// URI")
+    parser.add_argument(
+        "--output", metavar="DIR", help="a folder or an s3:// location; for a model this folder, for a job its own"
+    )
+    parser.add_argument("--name", type=_name, metavar="NAME", help="of the model, in place of its own or its file's")
+    parser.add_argument("--threads", type=_threads, default=1, metavar="N", help="the most that a run uses (1)")
     parser.add_argument("--no-onnx", action="store_true", help="leave the ONNX file out of the artifact")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
+    model = parser.add_argument_group("for a model rather than a job")
+    model.add_argument("--target", metavar="TARGET", help="the machine to build for")
+    model.add_argument(
+        "--shape", type=_shape, action="append", metavar="NAME=1,3,224,224", help="of an input; may be repeated"
+    )
+    model.add_argument("--framework", metavar="FRAMEWORK", help="as in a job, such as ONNX; else taken from the file")
     parser.set_defaults(run=run)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: letters, digits, `_`, `.` and `-`, at most 64")
+    return text
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_MAX_THREADS}")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, numbers = text.rpartition("=")
+    parts = numbers.split(",") if numbers else []
+    if not name or not equals or not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like input=1,3,224,224")
+    return name, tuple(int(part) for part in parts)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compile, report, and return the exit code: 0 done, 1 failed, 2 the job or the command line is wrong."""
+    log = None
     try:
-        from lisiere_compile.compiler import compile_job
-        from lisiere_compile.job import load_job
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"lisiere: `pip install lisiere[compile]` brings what is missing: {error.name}.\n")
-        return FAILED
-    log = _progress(quiet=args.json)
-    try:
-        job = load_job(args.job)
-        with _interruptible(log):
-            folder = compile_job(
-                job, args.job.resolve().parent, output=args.output, keep_onnx=not args.no_onnx, log=log
-            )
-    except LisiereError as error:
+        log = _progress(quiet=args.json)
+        with _interruptible(log), tempfile.TemporaryDirectory(prefix="lisiere-job-") as scratch:
+            report = _compile(args, Path(scratch), log)
+    except (LisiereError, OSError) as error:
         if args.json:
-            _print({"error": str(error), "stages": log.seconds})
+            _print({"error": str(error), "stages": log.seconds if log else {}})
         sys.stderr.write(f"lisiere: {error}\n")
         return USAGE if isinstance(error, ConfigError) else FAILED
     except ModuleNotFoundError as error:
         sys.stderr.write(f"lisiere: `pip install lisiere[compile]` brings what is missing: {error.name}.\n")
         return FAILED
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     if args.json:
-        verdict = log.verdict
-        _print(
-            {
-                "artifact": str(folder),
-                "stages": {stage: round(seconds, 3) for stage, seconds in log.seconds.items()},
-                "sizes": sizes,
-                "kernels": log.kernels,
-                "unscheduled": list(log.unscheduled),
-                "verified": {
-                    "backend": verdict.backend,
-                    "cases": verdict.cases,
-                    "max_difference": verdict.max_difference,
-                },
-            }
-        )
+        _print(report)
     else:
-        sys.stdout.write(
-            f"{_shown(folder)}\n"
-            f"  {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} files, {log.kernels} kernels; "
-            f"{log.verdict.cases} cases under {log.verdict.backend} differ from ONNX Runtime by at most "
-            f"{log.verdict.max_difference:.2g}.\n"
-        )
+        _tell(report)
     return DONE
+
+
+def _compile(args: argparse.Namespace, work: Path, log: Log) -> dict[str, Any]:
+    """Compile what the command line names, fetched from S3 and put there where it says so; return the report."""
+    from lisiere_compile import s3
+    from lisiere_compile.artifact import archive_of
+    from lisiere_compile.compiler import compile_job
+
+    job, model, output = _read(args, work, log)
+    job = msgspec.structs.replace(job, InputConfig=msgspec.structs.replace(job.InputConfig, S3Uri=str(model)))
+    folder = compile_job(
+        job,
+        Path.cwd(),
+        output=work / "out" if isinstance(output, str) else output,
+        name=args.name,
+        threads=args.threads,
+        keep_onnx=not args.no_onnx,
+        log=log,
+    )
+    report = _report(folder, log)
+    if isinstance(output, str):
+        with log.stage("upload"):
+            uri = s3.upload(archive_of(folder), output, "$.OutputConfig.S3OutputLocation")
+        report |= {"artifact": None, "archive": uri, "stages": _rounded(log)}
+    return report
+
+
+def _read(args: argparse.Namespace, work: Path, log: Log) -> tuple[Job, Path, Path | str]:
+    """Return the job, the model as a local path, and where its artifact goes: a folder, or a location in S3."""
+    from lisiere_compile.job import is_job, load_job, local_path, model_job
+    from lisiere_compile.s3 import in_s3
+    from lisiere_compile.source import open_source, plain_name
+
+    if not in_s3(args.source) and is_job(Path(args.source)):
+        for option in ("target", "shape", "framework"):
+            if getattr(args, option) is not None:
+                raise ConfigError("This is an option for a model; a job says it in itself.", f"--{option}")
+        job, base = load_job(Path(args.source)), Path(args.source).resolve().parent
+        model = _fetch(job.InputConfig.S3Uri, base, work, log)
+        if args.output is None:
+            output = job.OutputConfig.S3OutputLocation
+            return job, model, output if in_s3(output) else local_path(output, base, "$.OutputConfig.S3OutputLocation")
+    else:
+        model = _fetch(args.source, Path.cwd(), work, log)
+        framework = args.framework or open_source(model, work / "look").framework
+        name = args.name or plain_name(model.name.partition(".")[0])
+        target = args.target or "native"
+        job = model_job(args.source, framework, target, args.output or ".", dict(args.shape or ()), name)
+    output = args.output or "."
+    return job, model, output if in_s3(output) else local_path(output, Path.cwd(), "--output")
+
+
+def _fetch(uri: str, base: Path, work: Path, log: Log) -> Path:
+    from lisiere_compile import s3
+    from lisiere_compile.job import local_path
+
+    where = "$.InputConfig.S3Uri"
+    if not s3.in_s3(uri):
+        return local_path(uri, base, where).absolute()
+    with log.stage("download"):
+        return s3.download(uri, work / "input", where)
+
+
+def _report(folder: Path, log: Log) -> dict[str, Any]:
+    """Return what there is to say of an artifact that was made."""
+    from lisiere.models.package import read_manifest
+    from lisiere_compile.artifact import MANIFEST, archive_of
+
+    build = read_manifest(folder / MANIFEST).build
+    verified = msgspec.to_builtins(build.verified) if build and build.verified else {}
+    return {
+        "artifact": str(folder),
+        "archive": str(archive_of(folder)),
+        "archive_bytes": archive_of(folder).stat().st_size,
+        "stages": _rounded(log),
+        "sizes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        "kernels": log.kernels,
+        "unscheduled": list(log.unscheduled),
+        "peak_activation_bytes": build.peak_activation_bytes if build else None,
+        "verified": {**verified, "max_difference": log.verdict.max_difference},
+    }
+
+
+def _rounded(log: Log) -> dict[str, float]:
+    return {stage: round(seconds, 3) for stage, seconds in log.seconds.items()}
+
+
+def _tell(report: dict[str, Any]) -> None:
+    """Print the report for a person."""
+    sizes, verified = report["sizes"], report["verified"]
+    where = _shown(Path(report["artifact"])) if report["artifact"] else report["archive"]
+    kernels = f", {report['kernels']} kernels" if report["kernels"] else ""
+    peak = report["peak_activation_bytes"]
+    memory = f", {peak / 1024:.0f} KiB of activations" if peak else ""
+    if verified.get("by") == "nothing":
+        checked = f"not run: {verified['note'] or 'it is for another machine'}"
+    else:
+        checked = (
+            f"{verified['cases']} cases under {verified['by']} differ from {verified['reference']} by at most "
+            f"{verified['max_difference']:.2g}"
+        )
+    sys.stdout.write(
+        f"{where}\n  {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} files{kernels}{memory}; {checked}.\n"
+    )
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """The job document: SageMaker's `CreateCompilationJob` request, validated once into frozen structs.
 
-A document that SageMaker takes is taken here as it is; what differs is that the two S3 URIs may be local paths.
+A document that SageMaker takes is taken here as it is. What differs: the two S3 URIs may be local paths, and there is
+the framework LIGHTGBM, which SageMaker has not.
 Unknown keys are errors, and every error names its path. Source: the API reference of CreateCompilationJob.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -18,9 +22,10 @@ from lisiere.errors import ConfigError
 JOB_MAX_BYTES = 1 << 20
 
 Framework = Literal[
-    "TENSORFLOW", "KERAS", "MXNET", "ONNX", "PYTORCH", "XGBOOST", "TFLITE", "DARKNET", "SKLEARN"
+    "TENSORFLOW", "KERAS", "MXNET", "ONNX", "PYTORCH", "XGBOOST", "TFLITE", "DARKNET", "SKLEARN", "LIGHTGBM"
 ]  # fmt: skip
 Dimension = Annotated[int, Meta(ge=1, le=1 << 31)]
+Shape = tuple[Dimension, ...]
 Feature = Annotated[str, Meta(pattern=r"^[+-][A-Za-z0-9_.-]{1,32}$")]
 
 
@@ -120,7 +125,9 @@ def input_shapes(job: Job) -> dict[str, tuple[int, ...]]:
     if text is None:
         return {}
     try:
-        return msgspec.json.decode(text, type=dict[str, tuple[Dimension, ...]])
+        found = msgspec.json.decode(text, type=dict[str, Shape] | list[Shape])
+        # The form that SageMaker takes for PyTorch, with the names that it gives such inputs.
+        return found if isinstance(found, dict) else {f"input{index}": shape for index, shape in enumerate(found)}
     except msgspec.DecodeError as error:
         raise ConfigError(
             f'`DataInputConfig` is a JSON string such as {{"input": [1, 3, 32, 32]}}: {error}.',
@@ -170,6 +177,40 @@ def compiler_options(job: Job) -> CompilerOptions:
         ) from error
 
 
+def is_job(file: Path) -> bool:
+    """Whether a file is a job's document rather than a model: JSON, and not what XGBoost saves.
+
+    A name that ends in .json counts where the content does not tell, so that reading it as a job says what is wrong.
+    """
+    named = file.suffix.lower() == ".json"
+    try:
+        if file.stat().st_size > JOB_MAX_BYTES:
+            return False
+        document = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return named
+    return "learner" not in document and (named or "InputConfig" in document)
+
+
+def model_job(
+    model: str, framework: str, target: str, output: str, shapes: Mapping[str, Sequence[int]], name: str
+) -> Job:
+    """Return the job that a command line with a model, rather than a job, stands for.
+
+    Raises:
+        ConfigError: what was given makes no valid job.
+    """
+    called = re.sub(r"[^A-Za-z0-9]+", "-", f"{name}-{target}").strip("-")[:63].rstrip("-")
+    document: dict[str, Any] = {
+        "CompilationJobName": called,
+        "InputConfig": {"S3Uri": model, "Framework": framework},
+        "OutputConfig": {"S3OutputLocation": output, "TargetDevice": target},
+    }
+    if shapes:
+        document["InputConfig"]["DataInputConfig"] = json.dumps(shapes)
+    return parse_job(json.dumps(document).encode())
+
+
 def local_path(uri: str, base: Path, where: str) -> Path:
     """Return the local path that a URI of a job stands for.
 
@@ -186,9 +227,7 @@ def local_path(uri: str, base: Path, where: str) -> Path:
         return base / Path(uri).expanduser()
     parts = urlsplit(uri)
     if parts.scheme == "s3":
-        raise ConfigError(
-            f"{uri} lies in S3, and the cloud back end is not there yet: give a local path or a file:// URI.", where
-        )
+        raise ConfigError(f"{uri} lies in S3, where a local path or a file:// URI is wanted.", where)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise ConfigError(f"{uri} is neither a local path nor a file:// URI of this machine.", where)
     return Path(unquote(parts.path))

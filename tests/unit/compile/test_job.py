@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lisiere.errors import ConfigError
-from lisiere_compile.job import compiler_options, input_shapes, load_job, local_path, parse_job
+from lisiere_compile.job import compiler_options, input_shapes, is_job, load_job, local_path, model_job, parse_job
 
 from .conftest import make_job, parse
 
@@ -92,9 +92,45 @@ def test_local_paths(uri: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("uri", "words"),
-    [("s3://bucket/key", "cloud back end"), ("http://host/x", "neither"), ("file://host/x", "neither")],
+    [("s3://bucket/key", "lies in S3"), ("http://host/x", "neither"), ("file://host/x", "neither")],
 )
 def test_other_uris_are_configuration_errors(uri: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         local_path(uri, Path("/base"), "$.InputConfig.S3Uri")
     assert caught.value.path == "$.InputConfig.S3Uri"
+
+
+def test_shapes_may_come_as_a_list_as_for_pytorch() -> None:
+    assert input_shapes(parse(make_job("m", DataInputConfig="[[1, 3, 8, 8], [1]]"))) == {
+        "input0": (1, 3, 8, 8),
+        "input1": (1,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("job.json", '{"InputConfig": {}}', True),
+        ("job", '{"InputConfig": {}}', True),
+        ("job.json", "{", True),  # read as a job, it says what is wrong
+        ("job.json", None, True),
+        ("trees.json", '{"version": [3, 0, 0], "learner": {}}', False),
+        ("model.onnx", "\x08\x08", False),
+        ("other", '{"a": 1}', False),
+        ("model.onnx", None, False),
+    ],
+)
+def test_a_job_is_told_from_a_model_by_its_content(
+    tmp_path: Path, name: str, content: str | None, expected: bool
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert is_job(tmp_path / name) is expected
+
+
+def test_a_command_line_with_a_model_makes_a_job() -> None:
+    job = model_job("a b.onnx", "ONNX", "rasp4b", "out", {"x": [1, 8]}, "my_net.v2")
+    assert job.CompilationJobName == "my-net-v2-rasp4b"
+    assert input_shapes(job) == {"x": (1, 8)}
+    with pytest.raises(ConfigError, match="DataInputConfig"):
+        model_job("m.onnx", "ONNX", "native", "out", {"x": [0]}, "m")
