@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,22 +28,40 @@ def build(scheduled: Mapping[str, Any], functions: Mapping[str, Any], target: Ta
     Raises:
         Rejected: TVM cannot compile a kernel even as it was given.
     """
+    failed: tuple[str, ...] = ()
     try:
-        _compile(scheduled, target, file)
+        module = _module(scheduled, target)
     except Exception:  # noqa: BLE001 - TVM raises in many classes
-        failed = tuple(name for name in scheduled if not _compiles(name, scheduled[name], target))
-    else:
-        return ()
-    failed = failed or tuple(scheduled)  # each compiles alone, but not together
-    try:
-        _compile({name: (functions if name in failed else scheduled)[name] for name in scheduled}, target, file)
-    except Exception as error:  # TVM raises in many classes
-        raise Rejected(f"The kernels cannot be compiled for {target.cpu}: {first_line(error)}") from error
+        # When each compiles alone, but not together, none is kept.
+        failed = tuple(name for name in scheduled if not _compiles(name, scheduled[name], target)) or tuple(scheduled)
+        mixed = {name: (functions if name in failed else scheduled)[name] for name in scheduled}
+        try:
+            module = _module(mixed, target)
+        except Exception as error:  # TVM raises in many classes
+            raise Rejected(f"The kernels cannot be compiled for {target.cpu}: {first_line(error)}") from error
+    _write(module, file)
     return failed
 
 
-def _compile(functions: Mapping[str, Any], target: Target, file: Path) -> None:
-    _module(functions, target).mod.write_to_file(str(file))
+def _write(module: Any, file: Path) -> None:
+    """Write the object, on Linux through memory: LLVM ends the whole process when a disk refuses to take more.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if not hasattr(os, "memfd_create"):
+        module.mod.write_to_file(str(file))
+        return
+    with os.fdopen(os.memfd_create("kernels.o"), "rb") as memory:
+        # TVM goes by the ending of the name.
+        link = file.with_name(f"{file.name}.memory.o")
+        link.symlink_to(f"/proc/self/fd/{memory.fileno()}")
+        try:
+            module.mod.write_to_file(str(link))
+            with file.open("wb") as to:
+                shutil.copyfileobj(memory, to)
+        finally:
+            link.unlink()
 
 
 def _compiles(name: str, function: Any, target: Target) -> bool:

@@ -37,3 +37,11 @@ def test_a_kernel_that_does_not_compile_as_given_is_refused(tmp_path: Path) -> N
     broken = {"one": kernel(True)}
     with pytest.raises(Rejected, match="cannot be compiled"):
         build(broken, broken, describe_cpu(), tmp_path / "k.o")
+
+
+def test_a_full_disk_is_an_error_rather_than_the_end_of_the_process(tmp_path: Path) -> None:
+    (tmp_path / "k.o").symlink_to("/dev/full")
+    plain = {"one": kernel(False)}
+    with pytest.raises(OSError, match="No space left"):
+        build(plain, plain, describe_cpu(), tmp_path / "k.o")
+    assert [file.name for file in tmp_path.iterdir()] == ["k.o"]
