@@ -6,6 +6,7 @@ libdlr takes the one `.json`, `.params` and `.so` that it finds by their endings
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
 import tarfile
@@ -22,11 +23,17 @@ from numpy.typing import NDArray
 
 from lisiere.errors import Rejected
 from lisiere.models import Manifest, TensorSpec, write_manifest
-from lisiere.models.manifest import SCHEMA, Classification, NeoFiles, Verified
+from lisiere.models.manifest import SCHEMA, Build, Classification, NeoFiles, Verified
+from lisiere_compile.link import compiler_version, find_compiler, read_needs
 from lisiere_compile.source import Source
+from lisiere_compile.target import Target
 
 GRAPH, PARAMS, LIBRARY, META = "compiled.json", "compiled.params", "compiled.so", "compiled.meta"
 BARE_VERSION = "0.0.0"  # of a model without a model.yaml
+# What the runtime loads: of a graph of tensors, and of an ensemble of trees.
+GRAPH_FILES = NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY, meta=META)
+TREE_FILES = NeoFiles(library=LIBRARY, meta=META)
+GRAPH_TOOLS = ("lisiere", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy")
 MANIFEST, LABELS, GOLDEN, ONNX = "manifest.yaml", "labels.txt", "golden.npz", "model.onnx"
 
 
@@ -139,12 +146,12 @@ def declared(source: Source, inputs: tuple[TensorSpec, ...], outputs: tuple[Tens
 
 
 def write_meaning(folder: Path, source: Source, manifest: Manifest, onnx: Path | None) -> Manifest:
-    """Write the manifest of a graph of tensors and what its author's says of the model, under the artifact's names.
+    """Write the manifest and what the author's says of the model, under the artifact's names.
 
     Args:
-        folder: holds the files of the graph, and golden vectors where the author gives none.
+        folder: holds the files that the runtime loads, and golden vectors where the author gives none.
         source: where the author's files are.
-        manifest: as `declared`, with the build.
+        manifest: as `declared`, with the build and what the runtime loads.
         onnx: goes along as the model for the onnx backend, where given.
     """
     task, golden = manifest.task, source.manifest.golden if source.manifest else None
@@ -156,8 +163,7 @@ def write_meaning(folder: Path, source: Source, manifest: Manifest, onnx: Path |
         manifest = msgspec.structs.replace(manifest, golden=msgspec.structs.replace(golden, file=GOLDEN))
     if onnx is not None:
         shutil.copyfile(onnx, folder / ONNX)
-    neo = NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY, meta=META)
-    manifest = msgspec.structs.replace(manifest, task=task, onnx=ONNX if onnx else None, neo=neo)
+    manifest = msgspec.structs.replace(manifest, task=task, onnx=ONNX if onnx else None)
     return write_manifest(manifest, folder / MANIFEST)
 
 
@@ -175,10 +181,28 @@ def write_verified(folder: Path, manifest: Manifest, verified: Verified) -> Mani
     return write_manifest(msgspec.structs.replace(manifest, build=build), folder / MANIFEST)
 
 
-def tool_versions(compiler: str) -> dict[str, str]:
+def build_record(
+    source: Source, target: Target, library: Path, tools: tuple[str, ...], peak_activation_bytes: int | None = None
+) -> Build:
+    """Return how an artifact was made; `tools` are the distributions that had a hand in it."""
+    return Build(
+        target=target.name,
+        triple=target.triple,
+        arch=target.arch,
+        cpu=target.cpu,
+        features=target.features,
+        min_glibc=read_needs(library).glibc,
+        source_sha256=hashlib.sha256(source.file.read_bytes()).hexdigest(),
+        tools=tool_versions(compiler_version(find_compiler(target)), tools),
+        threads=target.threads,
+        peak_activation_bytes=peak_activation_bytes,
+    )
+
+
+def tool_versions(compiler: str, names: tuple[str, ...] = GRAPH_TOOLS) -> dict[str, str]:
     """Return what made the artifact, by name."""
     found = {"cc": compiler}
-    for name in ("lisiere", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy"):
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -21,6 +21,7 @@ from lisiere.errors import ConfigError
 
 JOB_MAX_BYTES = 1 << 20
 
+# SageMaker's, and LIGHTGBM.
 Framework = Literal[
     "TENSORFLOW", "KERAS", "MXNET", "ONNX", "PYTORCH", "XGBOOST", "TFLITE", "DARKNET", "SKLEARN", "LIGHTGBM"
 ]  # fmt: skip

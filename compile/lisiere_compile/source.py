@@ -29,7 +29,7 @@ _SUFFIXES = {
     "PYTORCH": (".pt2", ".pt", ".pth"),
     "XGBOOST": (".ubj", ".json", ".xgb", ".model"),
     "LIGHTGBM": (".txt", ".lgb"),
-    "SKLEARN": (".pkl", ".joblib"),
+    "SKLEARN": (".skops", ".pkl", ".joblib"),
     "KERAS": (".h5", ".keras"),
     "TENSORFLOW": (".pb",),
     "MXNET": (".params",),
