@@ -32,8 +32,10 @@ THREADS = (2, 4)
 
 @dataclass(frozen=True)
 class Case:
-    """One model: its files or what makes it, the ratio to the best peer that is asked of it, and whether it is large
-    enough that more threads should help."""
+    """One model: its files or what makes it, and the ratio to the best peer that is asked of it.
+
+    One that `scales` is large enough that more threads should help.
+    """
 
     name: str
     target: float | None

@@ -132,6 +132,9 @@ def test_answers_are_compared_by_what_rounding_explains() -> None:
     steps = np.asarray([10, 20], np.int8)
     assert compare([steps], [steps + np.int8(2)]) == (2.0, True)
     assert compare([steps], [steps + np.int8(30)]) == (30.0, False)
+    positions = np.asarray([10, 20], np.int64)
+    assert compare([positions], [positions]) == (0.0, True)
+    assert compare([positions], [positions + 1]) == (1.0, False)
     far = np.asarray([-128], np.int8), np.asarray([127], np.int8)
     assert compare([far[0]], [far[1]]) == (255.0, False)
 
