@@ -16,6 +16,9 @@ from msgspec import Struct
 # A thread pool that still spins after this long is left to itself.
 SETTLE_S = 0.5
 _SETTLE_STEP_S = 0.002
+# Long against reading the clock, and short against the slices of a scheduler: of the pieces of a batch most run
+# undisturbed on a busy machine, so their median is what a call costs.
+_PIECE_S = 0.00025
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -24,14 +27,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     Attributes:
         rounds: at least this many.
         seconds: and for at least this long.
-        batch_ms: how long a batch of one contestant is to take; at least one call. Shorter than the slices of a
-            scheduler, so that on a busy machine most batches still run undisturbed.
+        batch_ms: how long a batch of one contestant is to take; at least one call.
         settle: wait after a batch until the process is idle, as thread pools may spin on after a call.
     """
 
     rounds: int = 15
     seconds: float = 2.0
-    batch_ms: float = 2.0
+    batch_ms: float = 5.0
     settle: bool = False
 
 
@@ -82,12 +84,12 @@ def measure(calls: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, 
         plan: how long.
 
     Returns:
-        Name -> milliseconds of one call, a figure a round; the same number of rounds for all.
+        Name -> milliseconds of one call, a figure a round, which is the median of the pieces of a batch.
     """
     names = list(calls)
     if not names:
         return {}
-    repeats = {name: _repeats(calls[name], plan.batch_ms / 1e3) for name in names}
+    sizes = {name: _sizes(calls[name], plan.batch_ms / 1e3) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()
     gc.disable()
@@ -96,7 +98,7 @@ def measure(calls: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, 
         while number < plan.rounds or time.perf_counter() - began < plan.seconds:
             for name in order(names, number):
                 calls[name]()  # the others have had the caches since
-                times[name].append(_batch(calls[name], repeats[name]) * 1e3)
+                times[name].append(_batch(calls[name], *sizes[name]) * 1e3)
                 if plan.settle:
                     _settle()
             number += 1
@@ -106,22 +108,28 @@ def measure(calls: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, 
     return times
 
 
-def _batch(call: Callable[[], object], repeats: int) -> float:
-    """Return the seconds of one call, of so many."""
+def _batch(call: Callable[[], object], repeats: int, pieces: int) -> float:
+    """Return the seconds of one call: the median of pieces of so many calls."""
+    return statistics.median(_piece(call, repeats) for _ in range(pieces))
+
+
+def _piece(call: Callable[[], object], repeats: int) -> float:
     began = time.perf_counter()
     for _ in range(repeats):
         call()
     return (time.perf_counter() - began) / repeats
 
 
-def _repeats(call: Callable[[], object], seconds: float) -> int:
-    """Return how many calls take about so long, once warm."""
+def _sizes(call: Callable[[], object], seconds: float) -> tuple[int, int]:
+    """Return how many calls make a piece, and how many pieces a batch of so many seconds, once warm."""
     call()
     repeats = 1
     while True:
-        whole = _batch(call, repeats) * repeats
-        if whole >= seconds / 2:
-            return max(1, math.ceil(repeats * seconds / whole))
+        # The best of three: a piece that was disturbed would make too short a batch.
+        cost = min(_piece(call, repeats) for _ in range(3))
+        if cost * repeats >= _PIECE_S / 2:
+            repeats = max(1, round(_PIECE_S / cost))
+            return repeats, max(1, math.ceil(seconds / (repeats * cost)))
         repeats *= 2
 
 

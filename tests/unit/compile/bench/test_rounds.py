@@ -94,7 +94,17 @@ def test_measuring_gives_everyone_as_many_rounds_and_finds_what_a_call_costs(mon
         assert found == pytest.approx([costs[name] * 1e3] * 6)
     # A batch of the fast one takes about as long as was asked for, and the slow one is called once a batch.
     assert work.calls.count("fast") > 6 * 8
-    assert work.calls.count("slow") == 6 * 2 + 2
+    assert work.calls.count("slow") == 6 * 2 + 4
+
+
+def test_what_disturbs_less_than_half_of_a_batch_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(monkeypatch)
+
+    def now_and_then() -> object:
+        return work.costing("one", 0.5 if len(work.calls) % 3 == 0 else 0.001)
+
+    times = measure({"one": now_and_then}, Plan(rounds=5, seconds=0, batch_ms=9))
+    assert times["one"] == pytest.approx([1.0] * 5)
 
 
 def test_measuring_goes_on_for_the_seconds_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
