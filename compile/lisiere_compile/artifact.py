@@ -11,7 +11,7 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,15 +92,24 @@ def _swap(moves: list[tuple[Path, Path, Path]]) -> None:
 
 
 def pack(folder: Path) -> Path:
-    """Write a folder's files as a `.tar.gz` beside it: the same files give the same bytes, whoever packs them when."""
-    archive = archive_of(folder)
+    """Write an artifact's files as a `.tar.gz` beside its folder."""
+    return write_archive(archive_of(folder), {file.name: file for file in folder.iterdir()})
+
+
+def write_archive(archive: Path, members: Mapping[str, Path]) -> Path:
+    """Write files as a `.tar.gz`: the same files give the same bytes, whoever packs them when.
+
+    Args:
+        archive: a file that is not there yet.
+        members: name in the archive -> file.
+    """
     with (
         archive.open("xb") as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as stream,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as stream,
     ):
-        for member in sorted(folder.iterdir()):
-            info = tarfile.TarInfo(member.name)  # time, owner and group stay zero
+        for name, member in sorted(members.items()):
+            info = tarfile.TarInfo(name)  # time, owner and group stay zero
             info.size, info.mode = member.stat().st_size, 0o644
             with member.open("rb") as data:
                 stream.addfile(info, data)

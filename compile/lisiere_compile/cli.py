@@ -39,6 +39,8 @@ examples:
   lisiere compile kws.onnx --target rasp4b --output build      for a Raspberry Pi 4
   lisiere compile net.onnx --shape input=1,3,224,224           where the model leaves a dimension open
   lisiere compile models/digits/job.json --output build        a job; its own output is left aside
+  lisiere compile net.onnx --target jetson_nano --cloud --role arn:aws:iam::123456789012:role/neo --s3 s3://bucket/neo
+                                                               by SageMaker Neo, into this folder
   lisiere compile s3://bucket/model.tar.gz --framework TFLITE --output s3://bucket/compiled
 
 targets:
@@ -73,6 +75,14 @@ def register(subparsers: Any) -> None:
         "--shape", type=_shape, action="append", metavar="NAME=1,3,224,224", help="of an input; may be repeated"
     )
     model.add_argument("--framework", metavar="FRAMEWORK", help="as in a job, such as ONNX; else taken from the file")
+    cloud = parser.add_argument_group("in the cloud")
+    cloud.add_argument(
+        "--cloud", action="store_true", help="have SageMaker Neo compile it, which also builds for GPUs; costs money"
+    )
+    cloud.add_argument("--role", metavar="ARN", help="the role that SageMaker takes on; else the job's RoleArn")
+    cloud.add_argument(
+        "--s3", metavar="s3://BUCKET/PREFIX", help="where SageMaker writes; else the job's S3OutputLocation"
+    )
     parser.set_defaults(run=run)
 
 
@@ -125,6 +135,11 @@ def _compile(args: argparse.Namespace, work: Path, log: Log) -> dict[str, Any]:
     from lisiere_compile.compiler import compile_job
 
     job, model, output = _read(args, work, log)
+    if args.cloud:
+        return _compile_in_cloud(args, job, model, log)
+    for option in ("role", "s3"):
+        if getattr(args, option) is not None:
+            raise ConfigError("This is an option for `--cloud`.", f"--{option}")
     job = msgspec.structs.replace(job, InputConfig=msgspec.structs.replace(job.InputConfig, S3Uri=str(model)))
     folder = compile_job(
         job,
@@ -141,6 +156,28 @@ def _compile(args: argparse.Namespace, work: Path, log: Log) -> dict[str, Any]:
             uri = s3.upload(archive_of(folder), output, "$.OutputConfig.S3OutputLocation")
         report |= {"artifact": None, "archive": uri, "stages": _rounded(log)}
     return report
+
+
+def _compile_in_cloud(args: argparse.Namespace, job: Job, model: Path, log: Log) -> dict[str, Any]:
+    """Have SageMaker compile a job into a folder here; return the report."""
+    from datetime import datetime, timezone
+
+    from lisiere_compile.cloud import compile_in_cloud
+    from lisiere_compile.job import is_job, local_path
+    from lisiere_compile.s3 import in_s3
+
+    if args.threads != 1:
+        raise ConfigError("SageMaker has no such option.", "--threads")
+    if in_s3(args.source) or not is_job(Path(args.source)):
+        # SageMaker takes a name once only.
+        called = f"{job.CompilationJobName[:48].rstrip('-')}-{datetime.now(timezone.utc):%Y%m%d%H%M%S}"
+        job = msgspec.structs.replace(job, CompilationJobName=called)
+    if args.s3 is not None:
+        where = msgspec.structs.replace(job.OutputConfig, S3OutputLocation=args.s3)
+        job = msgspec.structs.replace(job, OutputConfig=where)
+    job = msgspec.structs.replace(job, RoleArn=args.role or job.RoleArn)
+    output = local_path(args.output or ".", Path.cwd(), "--output")
+    return _report(compile_in_cloud(job, model, output, name=args.name, keep_onnx=not args.no_onnx, log=log), log)
 
 
 def _read(args: argparse.Namespace, work: Path, log: Log) -> tuple[Job, Path, Path | str]:
@@ -253,9 +290,9 @@ def _progress(quiet: bool) -> Log:
     from lisiere_compile.compiler import Log
 
     if quiet:
-        return Log()
+        return Log(warned=_line)
     if not sys.stderr.isatty():
-        return Log(ended=lambda stage, seconds: _line(f"{stage}: {seconds:.1f} s"))
+        return Log(ended=lambda stage, seconds: _line(f"{stage}: {seconds:.1f} s"), said=_line, warned=_line)
     from rich.console import Console
 
     # Its own descriptor, since the compiler keeps the shared one quiet while TVM works.
@@ -270,7 +307,7 @@ def _progress(quiet: bool) -> Log:
         status.stop()
         console.print(f"{stage:>10}  {seconds:5.1f} s", highlight=False)
 
-    return Log(began=began, ended=ended)
+    return Log(began=began, ended=ended, said=status.update, warned=lambda text: console.print(text, highlight=False))
 
 
 def _line(text: str) -> None:

@@ -44,6 +44,8 @@ class Log:
 
     Attributes:
         began, ended: called with a stage's name, and with its seconds at its end.
+        said: called with how a stage is getting on, such as what the cloud answers.
+        warned: called with what the user must hear of, however quiet the rest is.
         seconds: stage -> seconds, in order.
         verdict: of the gate.
         kernels, unscheduled: how many kernels there are, and which run as TVM gave them.
@@ -53,6 +55,8 @@ class Log:
 
     began: Callable[[str], None] = lambda _stage: None
     ended: Callable[[str, float], None] = lambda _stage, _seconds: None
+    said: Callable[[str], None] = lambda _text: None
+    warned: Callable[[str], None] = lambda _text: None
     seconds: dict[str, float] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
     kernels: int = 0
@@ -171,7 +175,7 @@ def _compile_graph(
     with log.stage("verify"):
         manifest = artifact.declared(source, model.inputs, outputs)
         if manifest.golden is None:
-            manifest = msgspec.structs.replace(manifest, golden=_make_golden(folder, onnx, manifest))
+            manifest = msgspec.structs.replace(manifest, golden=make_golden(folder, onnx, manifest))
         build = artifact.build_record(source, target, library, artifact.GRAPH_TOOLS, peak_activation_bytes(program))
         manifest = msgspec.structs.replace(manifest, build=build, neo=artifact.GRAPH_FILES)
         manifest = artifact.write_meaning(folder, source, manifest, onnx if keep_onnx else None)
@@ -195,7 +199,7 @@ def _generate(program: Program, target: Target, work: Path, log: Log) -> Program
     return pack_weights(program, {name: one.packs for name, one in kept.items()})
 
 
-def _make_golden(folder: Path, onnx: Path, manifest: Manifest) -> Golden:
+def make_golden(folder: Path, onnx: Path, manifest: Manifest) -> Golden:
     """Write golden vectors from ONNX Runtime, with what the gate allows as their tolerance."""
     feeds = random_inputs(manifest.inputs)
     found = reference_outputs(onnx, manifest, feeds)

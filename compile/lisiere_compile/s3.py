@@ -66,7 +66,7 @@ def errors(what: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise Rejected(f"{what}: AWS answered {code_of(error)}.") from error
+        raise Rejected(f"{what}: {_answer(error)}.") from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise ConfigError(
             f"{what}: boto3 found no complete credentials. Run `aws configure`, or set AWS_PROFILE."
@@ -80,15 +80,15 @@ def errors(what: str) -> Iterator[None]:
     except (BotoCoreError, Boto3Error) as error:
         # The upload wraps AWS's answer in an error whose text is that answer.
         cause = error.__context__
-        told = (
-            f"AWS answered {code_of(cause)}" if isinstance(cause, ClientError) else f"{type(error).__name__} in boto3"
-        )
+        told = _answer(cause) if isinstance(cause, ClientError) else f"{type(error).__name__} in boto3"
         raise Rejected(f"{what}: {told}.") from error
 
 
-def code_of(error: Any) -> str:
-    """Return AWS's code of a ClientError, such as NoSuchBucket."""
-    return str(error.response.get("Error", {}).get("Code", "with an error"))
+def _answer(error: Any) -> str:
+    """Return what AWS says in a ClientError: its code, such as NoSuchBucket, and its words."""
+    told = error.response.get("Error", {})
+    code, words = str(told.get("Code", "an error")), str(told.get("Message", "")).strip()
+    return f"AWS answered {code}: {words.rstrip('.')}" if words and words != code else f"AWS answered {code}"
 
 
 def split(uri: str, where: str) -> tuple[str, str]:
