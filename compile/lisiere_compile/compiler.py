@@ -31,7 +31,7 @@ from lisiere_compile.source import Source, open_source
 from lisiere_compile.target import Target, resolve_target
 from lisiere_compile.trees.build import compile_trees
 from lisiere_compile.trees.load import FRAMEWORKS, Loaded, load
-from lisiere_compile.verify import Verdict, allowed, random_inputs, reference_outputs, verify_apart
+from lisiere_compile.verify import Verdict, golden_tolerance, random_inputs, reference_outputs, verify_apart
 from lisiere_compile.wrapper import wrapper_source
 
 STAGES = ("import", "optimise", "schedule", "build", "link", "verify", "pack")
@@ -180,7 +180,10 @@ def _compile_graph(
         manifest = msgspec.structs.replace(manifest, build=build, neo=artifact.GRAPH_FILES)
         manifest = artifact.write_meaning(folder, source, manifest, onnx if keep_onnx else None)
         log.verdict = verify_apart(folder, onnx)
-        verified = Verified(by=log.verdict.backend, cases=log.verdict.cases)  # type: ignore[arg-type]
+        verified = Verified(by=log.verdict.backend, cases=log.verdict.cases, note=log.verdict.note)
+        if manifest.golden is not None and log.verdict.golden_atol > manifest.golden.atol:
+            golden = msgspec.structs.replace(manifest.golden, atol=log.verdict.golden_atol)
+            manifest = msgspec.structs.replace(manifest, golden=golden)
         artifact.write_verified(folder, manifest, verified)
 
 
@@ -206,7 +209,7 @@ def make_golden(folder: Path, onnx: Path, manifest: Manifest) -> Golden:
     outputs = {spec.name: np.stack([result[spec.name] for result in found]) for spec in manifest.outputs}
     inputs = {spec.name: np.stack([feed[spec.name] for feed in feeds]) for spec in manifest.inputs}
     artifact.write_golden(folder / artifact.GOLDEN, inputs, outputs)
-    return Golden(file=artifact.GOLDEN, atol=max(allowed(array) for array in outputs.values()))
+    return Golden(file=artifact.GOLDEN, rtol=0.0, atol=golden_tolerance(onnx, outputs))
 
 
 def _output_specs(program: Program, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:

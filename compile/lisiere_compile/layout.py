@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CHANNELS_LAST = {"relax.nn.conv2d": ["NHWC", "HWIO"]}
+CHANNELS_LAST = {"relax.nn.conv1d": ["NWC", "WIO"], "relax.nn.conv2d": ["NHWC", "HWIO"]}
 # Operators whose output at a place depends on their inputs at this place alone, all other arguments being numbers.
 _ELEMENTWISE = {
     *("abs", "add", "ceil", "clip", "cos", "divide", "equal", "erf", "exp", "floor", "floor_divide", "greater"),

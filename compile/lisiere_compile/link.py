@@ -16,7 +16,7 @@ from lisiere_compile.target import Target
 
 _TIMEOUT_S = 300
 # Architecture -> the kind of machine in GCC's and zig's words.
-_KINDS = {"armv7l": "arm-linux-gnueabihf", "aarch64": "aarch64-linux-gnu", "x86_64": "x86_64-linux-gnu"}
+KINDS = {"armv7l": "arm-linux-gnueabihf", "aarch64": "aarch64-linux-gnu", "x86_64": "x86_64-linux-gnu"}
 # Old enough for every system that Python 3.10 and this runtime's libraries run on; GCC links with its own glibc.
 _ZIG_GLIBC = "2.17"
 _LIBC = ("libc.", "libm.", "ld-linux")
@@ -33,7 +33,7 @@ def find_compiler(target: Target | None = None) -> list[str]:
     """
     zig = [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") is not None else []
     if target is not None and "linux" in target.triple:
-        zig += ["-target", f"{_KINDS[target.arch]}.{_ZIG_GLIBC}"] if zig else []
+        zig += ["-target", f"{KINDS[target.arch]}.{_ZIG_GLIBC}"] if zig else []
         if target.cross:
             return _find_cross(target, zig)
     given = shlex.split(os.environ.get("CC", ""))
@@ -53,7 +53,7 @@ def find_compiler(target: Target | None = None) -> list[str]:
 
 
 def _find_cross(target: Target, zig: list[str]) -> list[str]:
-    kind = _KINDS[target.arch]
+    kind = KINDS[target.arch]
     if found := shutil.which(f"{kind}-gcc"):
         return [found]
     if zig:
@@ -97,24 +97,41 @@ def link(work: Path, source: str, kernels: str | None, library: str, target: Tar
     command += [kernels] if kernels else []
     if sys.platform != "darwin" or (target is not None and target.cross):
         # Own symbols win over the host's of the same name; anything undefined is an error now rather than there.
-        command += ["-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,--build-id=none", "-s"]
+        command += ["-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,--build-id=none", "-s", "-static-libgcc"]
     command.append("-lm")
+    _compile(command, work, "link the kernels")
+    if foreign := sorted(name for name in read_needs(work / library).libraries if not name.startswith(_LIBC)):
+        raise Rejected(f"The linked kernels need {', '.join(foreign)}, and a device may have libc and libm alone.")
+    return work / library
+
+
+def build_program(work: Path, source: str, program: str, target: Target) -> Path:
+    """Compile a C program for a target, with what loads libraries at run time.
+
+    Raises:
+        Permanent, Rejected: as `link`.
+    """
+    (work / f"{program}.c").write_text(source, encoding="ascii")
+    command = [*find_compiler(target), "-std=gnu99", "-O1", "-o", program, f"{program}.c", "-ldl"]
+    _compile(command, work, f"build {program}")
+    return work / program
+
+
+def _compile(command: list[str], work: Path, what: str) -> None:
+    compiler = command[0]
     try:
-        # In the folder, so that no path of this machine gets into the library.
+        # In the folder, so that no path of this machine gets into the result.
         done = subprocess.run(  # noqa: S603 - the compiler that the user has chosen
             command, cwd=work, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
         )
     except OSError as error:
-        raise Permanent(f"The C compiler {compiler[0]} cannot be run: {error.strerror}.") from error
+        raise Permanent(f"The C compiler {compiler} cannot be run: {error.strerror}.") from error
     except subprocess.TimeoutExpired as error:
-        raise Permanent(f"The C compiler {compiler[0]} took more than {_TIMEOUT_S} seconds.") from error
+        raise Permanent(f"The C compiler {compiler} took more than {_TIMEOUT_S} seconds.") from error
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         telling = [line for line in said if "undefined" in line or "error" in line] or said
-        raise Rejected(f"{compiler[0]} could not link the kernels: {' / '.join(telling[:5]) or 'it gave no reason'}.")
-    if foreign := sorted(name for name in read_needs(work / library).libraries if not name.startswith(_LIBC)):
-        raise Rejected(f"The linked kernels need {', '.join(foreign)}, and a device may have libc and libm alone.")
-    return work / library
+        raise Rejected(f"{compiler} could not {what}: {' / '.join(telling[:5]) or 'it gave no reason'}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,16 @@ def shared_data() -> Path:
     return folder
 
 
+def cross_tools(arch: str) -> None:
+    """Skip where artifacts for an architecture (aarch64, armv7l) can be neither linked nor run, or fail: `require`."""
+    kind, qemu = {
+        "aarch64": ("aarch64-linux-gnu", "qemu-aarch64"),
+        "armv7l": ("arm-linux-gnueabihf", "qemu-arm"),
+    }[arch]
+    require(shutil.which(f"{kind}-gcc"), f"{kind}-gcc")
+    require(shutil.which(qemu), qemu)
+
+
 def mosquitto() -> str:
     """Return the path of a real Mosquitto, or skip."""
     found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")

@@ -6,7 +6,7 @@ multiply-add takes four, which is what the cores of every target have, or a fixe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _LATENCY = 8  # multiply-adds that must be under way for none to wait: two a cycle, four cycles each
@@ -57,15 +57,31 @@ def outer_product_tile(rows: int, channels: int, vector: int, registers: int) ->
     return found
 
 
-def channelwise_tile(rows: int, channels: int, vector: int, registers: int) -> Tile | None:
-    """Choose the tile of a kernel that reduces each channel by itself: depthwise convolutions and pools."""
+def channelwise_tile(
+    rows: int, channels: int, vector: int, registers: int, most: int, allowed: Callable[[int], bool]
+) -> Tile | None:
+    """Choose the tile of a kernel that reduces each channel by itself: depthwise convolutions and pools.
+
+    Args:
+        rows: how many positions a row has.
+        channels: how many there are; the tile's divide them.
+        vector: numbers in a vector register.
+        registers: vector registers.
+        most: how many vectors the tile may hold, so that the code stays small; at least one is allowed.
+        allowed: whether a tile may have so many rows.
+
+    Returns:
+        The tile, or None when the channels have no divisor to vectorise by.
+    """
     best: tuple[float, float] | None = None
     found: Tile | None = None
+    # Half of the registers: neighbouring steps share what they load.
+    most = max(min(most, registers // 2 - 2), 1)
     for tile in _tiles(rows, channels, vector):
-        if (tile.rows + 1) * tile.vectors + 1 > registers:
+        if tile.rows * tile.vectors > most or not allowed(tile.rows):
             continue
         steps = max(tile.rows * tile.vectors, _LATENCY / 2)
-        cost = (_count(tile, rows, channels) * steps, 1 / (tile.rows * tile.vectors))
+        cost = (_count(tile, rows, channels) * steps, tile.vectors - tile.rows)
         if best is None or cost < best:
             best, found = cost, tile
     return found

@@ -66,8 +66,9 @@ def compile_trees(source: Source, loaded: Loaded, target: Target, work: Path, fo
         manifest = artifact.write_meaning(folder, source, manifest, None)
         log.verdict = verify_apart(folder, None)
         verified = Verified(
-            by=log.verdict.backend,  # type: ignore[arg-type]
+            by=log.verdict.backend,
             reference=loaded.reference,
             cases=log.verdict.cases,
+            note=log.verdict.note,
         )
         artifact.write_verified(folder, manifest, verified)

@@ -7,14 +7,15 @@ opened, not before.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal, cast
 
 from lisiere.backends.base import Model, Tensor
+from lisiere.backends.requirements import obstacles
 from lisiere.errors import Permanent, Rejected
+from lisiere.machine import this_machine
 from lisiere.models import Package
 
 __all__ = ["BACKENDS", "Backend", "Model", "Opened", "Tensor", "open_backend", "open_model"]
@@ -42,7 +43,7 @@ def open_backend(name: Backend, package: Package, threads: int = 1) -> Model:
         threads: how many threads one inference may use.
 
     Raises:
-        Rejected: the folder has not what this backend runs, or is for another machine.
+        Rejected: the folder has not what this backend runs, or is for another machine; the message says what lacks.
         Permanent: the backend's library is missing or refuses the model.
     """
     if name == "onnx":
@@ -52,8 +53,8 @@ def open_backend(name: Backend, package: Package, threads: int = 1) -> Model:
         if package.manifest.neo is None:
             raise Rejected("The model folder holds no Neo artifact.")
         built = package.manifest.build
-        if built is not None and built.arch != platform.machine():
-            raise Rejected(f"The artifact was compiled for {built.arch}, but this machine is {platform.machine()}.")
+        if built is not None and (lacking := obstacles(built, this_machine())):
+            raise Rejected(" ".join(map(str, lacking)))
     trees = name == "graph" and package.manifest.neo is not None and package.manifest.neo.graph is None
     # By name, so that only the library that is asked for is imported.
     module = import_module(f"lisiere.backends.{'trees' if trees else name}")

@@ -18,6 +18,7 @@ from lisiere.backends import BACKENDS, Backend, Model, open_backend, open_model
 from lisiere.backends.base import check_feeds
 from lisiere.backends.dlr import ENVIRONMENT, find_library
 from lisiere.errors import LisiereError, Permanent, Rejected
+from lisiere.machine import this_machine
 from lisiere.models import Package, TensorSpec, open_package
 from lisiere.models.manifest import Build, NeoFiles
 from support import tiny
@@ -128,6 +129,22 @@ def test_an_artifact_for_another_machine_is_rejected_before_it_is_loaded(
     assert asked == []
     assert open_model(other).backend == "onnx"
     assert "riscv64" in open_model(other).why
+
+
+@pytest.mark.parametrize("name", ["dlr", "graph"])
+def test_an_artifact_for_a_richer_cpu_is_rejected_before_it_is_loaded(
+    authored: Package, monkeypatch: pytest.MonkeyPatch, name: Backend
+) -> None:
+    """Its first kernel would end the process by an illegal instruction."""
+    asked = stub(monkeypatch, dlr=None, graph=None, onnx=None)
+    own = compiled(authored)
+    assert own.manifest.build is not None
+    build = msgspec.structs.replace(own.manifest.build, cpu="tomorrow", features=("avx9999",))
+    if this_machine().features is None:
+        pytest.skip("The features of this machine cannot be told.")
+    with pytest.raises(Rejected, match="the CPU tomorrow, but this machine's lacks avx9999"):
+        open_backend(name, changed(own, build=build))
+    assert asked == []
 
 
 @pytest.mark.parametrize("name", ["dlr", "graph"])

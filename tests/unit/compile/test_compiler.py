@@ -212,7 +212,7 @@ def test_the_manifest_says_how_it_was_checked_and_what_it_takes(compile_model: C
     folder, log = compile_model(dense())
     build = open_package(folder).manifest.build
     assert build is not None
-    assert build.verified == Verified(by=log.verdict.backend, cases=8)  # type: ignore[arg-type]
+    assert build.verified == Verified(by=log.verdict.backend, cases=8)
     assert build.peak_activation_bytes is not None
     assert build.peak_activation_bytes >= 4 * (8 + 4)
 

@@ -14,7 +14,7 @@ from lisiere_compile.link import Needs, compiler_version, find_compiler, link, r
 from lisiere_compile.program import COPY, Call, Program, Value, Wrapper
 from lisiere_compile.target import Target, describe_cpu
 from lisiere_compile.wrapper import wrapper_source
-from support import require
+from support import cross_tools
 
 PI3 = Target("rasp3b", "armv7l-linux-gnueabihf", "armv7l", "cortex-a53")
 PI4 = Target("rasp4b", "aarch64-linux-gnu", "aarch64", "cortex-a72")
@@ -63,12 +63,19 @@ def test_zig_links_for_another_machine_with_an_old_glibc(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("target", [PI4, PI3], ids=lambda target: target.arch)
 def test_a_cross_compiler_links_for_its_machine(target: Target, tmp_path: Path) -> None:
-    require(shutil.which(f"{'arm' if target is PI3 else 'aarch64'}-linux-gnu{'eabihf' * (target is PI3)}-gcc"), "gcc")
+    cross_tools(target.arch)
     library = link(tmp_path, SOURCE, None, "x.so", target)
     assert library.read_bytes()[18:20] == {"aarch64": b"\xb7\0", "armv7l": b"\x28\0"}[target.arch]  # e_machine
     needs = read_needs(library)
     assert set(needs.libraries) <= {"libc.so.6", "libm.so.6"}
-    assert needs.glibc == "2.27"  # the version that expf got there
+    assert needs.glibc == "2.27"  # where expf got the version that it has now
+
+
+def test_division_on_a_32_bit_arm_needs_no_other_library(tmp_path: Path) -> None:
+    """GCC's own helpers would come from libgcc_s.so.1 otherwise."""
+    cross_tools("armv7l")
+    source = "long long f(long long a, long long b) { return a / b; }\n"
+    assert set(read_needs(link(tmp_path, source, None, "x.so", PI3)).libraries) <= {"libc.so.6", "libm.so.6"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ELF")
