@@ -305,7 +305,7 @@ def _complete(folder: Path, job: Job, known: _Known, arch: str, keep_onnx: bool,
         verified = Verified(by="nothing", note=f"There is nothing to compare it with: {known.why_not}")
     else:
         log.verdict = verify_apart(folder, onnx)
-        verified = Verified(by=log.verdict.backend, cases=log.verdict.cases)  # type: ignore[arg-type]
+        verified = Verified(by=log.verdict.backend, cases=log.verdict.cases)
     artifact.write_verified(folder, manifest, verified)
 
 

@@ -105,7 +105,7 @@ def test_a_local_model_comes_back_as_a_verified_artifact(cloud: Aws, neo: Path, 
     assert folder == tmp_path / "out" / f"small-{host_name()}"
     manifest = open_package(folder).manifest
     assert manifest.build is not None
-    assert manifest.build.verified == Verified(by=log.verdict.backend, cases=8)  # type: ignore[arg-type]
+    assert manifest.build.verified == Verified(by=log.verdict.backend, cases=8)
     assert manifest.build.tools["sagemaker-neo"] == "test"
     assert manifest.task is not None
     assert main(["models", "verify", str(folder)]) == 0
