@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisiere.errors import Rejected
+from lisiere_compile import quantise
 from lisiere_compile.frontends.onnx import OnnxModel, first_line, name_nodes
 from lisiere_compile.layout import CHANNELS_LAST, sink_transposes
 from lisiere_compile.program import COPY, Call, Program, Value
@@ -33,6 +34,7 @@ def legalise(module: Any, model: OnnxModel, target: Target) -> Any:
     sequence = tvm.transform.Sequential(
         [
             passes.DecomposeOpsForInference(),
+            tvm.transform.module_pass(lambda module, _context: quantise.rewrite(module, target), opt_level=0),
             passes.ConvertLayout(CHANNELS_LAST),
             passes.FoldConstant(),
             tvm.transform.module_pass(lambda module, _context: sink_transposes(module), opt_level=0),

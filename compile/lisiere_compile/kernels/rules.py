@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lisiere_compile.kernels.elementwise import inline_elementwise
+from lisiere_compile.kernels.emit import is_written
 from lisiere_compile.kernels.nest import Nest, Pack
 from lisiere_compile.kernels.reduction import channelwise, outer_product, padded_channelwise
 from lisiere_compile.program import Call, Program, Value
@@ -48,6 +49,8 @@ def schedule_one(function: Any, target: Target, constant: frozenset[int] = froze
         target: the machine.
         constant: which parameters are constants in every call, so that their layout is ours to choose.
     """
+    if is_written(function):
+        return Scheduled(function)
     for rule in _RULES:
         nest = Nest.of(function, target, constant)
         try:
