@@ -20,7 +20,7 @@ from lisiere_compile.artifact import archive_of
 from lisiere_compile.compiler import Log, compile_job
 from lisiere_compile.trees import build, emit
 from lisiere_compile.trees import load as module
-from support import require
+from support import cross_tools, require
 from support.ensembles import KINDS, data, saved
 
 from ..conftest import make_job, parse
@@ -91,6 +91,19 @@ def test_the_artifact_says_what_it_is(tmp_path: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == [
         "compiled.meta", "compiled.so", "golden.npz", "manifest.yaml"
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("device", "arch"), [("rasp4b", "aarch64"), ("rasp3b", "armv7l")])
+@pytest.mark.parametrize("kind", ["xgb-binary", "forest-multi"])
+def test_ensembles_for_a_raspberry_pi_answer_the_same(kind: str, device: str, arch: str, tmp_path: Path) -> None:
+    cross_tools(arch)
+    folder, log = compiled(saved(kind), kind, tmp_path, TargetDevice=device)
+    build = open_package(folder).manifest.build
+    assert build is not None
+    assert build.verified is not None
+    assert (build.arch, build.verified.by, build.verified.cases) == (arch, "qemu-user", 64)
+    assert log.verdict.max_difference < 1e-6
 
 
 @pytest.mark.usefixtures("in_process")

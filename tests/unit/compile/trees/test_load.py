@@ -183,7 +183,7 @@ def test_a_framework_is_told_by_the_first_bytes() -> None:
 # Reads each file that it is told of in a process of its own, without importing everything again for each.
 READER = """
 import os, signal, sys
-import lightgbm, scipy.sparse, treelite, xgboost
+import lightgbm, scipy.sparse, skops.io, sklearn.ensemble, treelite, xgboost
 from lisiere_compile.trees.load import main
 for line in sys.stdin:
     path, framework = line.split()
@@ -211,8 +211,8 @@ def reader() -> Iterator[subprocess.Popen[str]]:
         process.wait(60)
 
 
-@pytest.mark.parametrize("kind", ["xgb-binary", "xgb-multi", "lgb-binary"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("kind", ["xgb-binary", "xgb-multi", "lgb-binary", "forest-multi"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.data())
 def test_a_damaged_file_is_read_or_refused(
     kind: str, tmp_path: Path, reader: subprocess.Popen[str], draw: st.DataObject
@@ -221,7 +221,7 @@ def test_a_damaged_file_is_read_or_refused(
     whole = saved(kind).read_bytes()
     at = draw.draw(st.integers(0, len(whole) - 1))
     change = draw.draw(st.one_of(st.none(), st.binary(min_size=1, max_size=4)))
-    file = tmp_path / "damaged"
+    file = tmp_path / f"damaged{saved(kind).suffix}"
     file.write_bytes(whole[:at] if change is None else whole[:at] + change + whole[at + len(change) :])
     assert reader.stdin is not None
     assert reader.stdout is not None
