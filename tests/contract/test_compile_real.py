@@ -1,12 +1,17 @@
-"""Real models through the compiler, run by the real libdlr and by the graph backend, against ONNX Runtime."""
+"""Every shared model through the compiler: by the real libdlr and the graph backend here, under qemu-user for ARM.
+
+Each network is there as ONNX and as TFLite. The quick tests send one form to each target, `soak` both to all.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
-from typing import Any
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -15,74 +20,101 @@ from lisiere.backends.dlr import find_library
 from lisiere.models import Package, open_package
 from lisiere_compile.compiler import compile_job
 from lisiere_compile.job import parse_job
-from support import require, shared_data
+from support import cross_tools, require, shared_data
 
-IMAGE = {"type": "image", "layout": "NHWC", "scale": [1 / 255]}
-CLASSES = {"type": "classification", "labels": "labels.txt"}
-MODELS: dict[str, dict[str, Any]] = {
-    "ic01_fp32": {"shape": [1, 32, 32, 3], "output": [1, 10], "input": IMAGE, "task": CLASSES},
-    "vww01_fp32": {"shape": [1, 96, 96, 3], "output": [1, 2], "input": IMAGE, "task": CLASSES},
-    "kws01_fp32": {
-        "shape": [1, 49, 10, 1],
-        "output": [1, 12],
-        "input": {**IMAGE, "colour": "gray"},
-        "task": CLASSES,
-    },
-    "ad01_fp32": {
-        "shape": [1, 640],
-        "output": [1, 640],
-        "input": {"type": "window", "channels": ["a"], "length": 640, "step_s": 1},
-        "task": {"type": "anomaly", "output": "reconstruction", "threshold": 1.0},
-    },
+FILES = (
+    *("ad01_fp32.onnx", "ic01_fp32.onnx", "kws01_fp32.onnx", "vww01_fp32.onnx"),
+    *("ad01_int8.onnx", "ic01_int8.onnx", "kws01_int8.onnx", "vww01_int8.onnx", "mnv1_025_128_q.onnx"),
+    *("ad01_fp32.tflite", "pretrainedResnet.tflite", "kws_ref_model_float32.tflite", "vww_96_float.tflite"),
+    *("ad01_int8.tflite", "pretrainedResnet_quant.tflite", "kws_ref_model.tflite", "vww_96_int8.tflite"),
+    "mobilenet_v1_0.25_128_quant.tflite",
+)
+ARM = {"rasp4b": "aarch64", "rasp3b": "armv7l"}
+QUICK = {"rasp4b": ".onnx", "rasp3b": ".tflite"}
+# They take the compiler longest, and differ from others of the quick tests in size alone.
+LARGE = {
+    ("vww01_int8.onnx", "rasp4b"),
+    *((f"{name}.tflite", "rasp3b") for name in ("vww_96_int8", "vww_96_float", "mobilenet_v1_0.25_128_quant")),
 }
+_FOLDER = tempfile.TemporaryDirectory(prefix="lisiere-tests-")
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    name = request.param
-    source = shared_data() / "models" / f"{name}.onnx"
-    folder, model = tmp_path_factory.mktemp(name), MODELS[name]
-    shutil.copyfile(source, folder / "model.onnx")
-    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(model["output"][1])))
-    manifest = {
-        "schema": "lisiere.model/1",
-        "name": name,
-        "version": "1.0.0",
-        "inputs": [{"name": "input_1", "shape": model["shape"]}],
-        "outputs": [{"name": "Identity", "shape": model["output"]}],
-        "input": model["input"],
-        "task": model["task"],
-        "onnx": "model.onnx",
-    }
-    (folder / "model.yaml").write_text(json.dumps(manifest))
+@functools.cache
+def compiled(file: str, target: str) -> Package:
+    """The artifact of a shared model. Never written to."""
+    source = shared_data() / "models" / file
     job = {
-        "CompilationJobName": name.replace("_", "-"),
-        "InputConfig": {
-            "S3Uri": "model.onnx",
-            "Framework": "ONNX",
-            "DataInputConfig": json.dumps({"input_1": model["shape"]}),
-        },
-        "OutputConfig": {"S3OutputLocation": "out", "TargetDevice": "native"},
+        "CompilationJobName": "test",
+        "InputConfig": {"S3Uri": str(source), "Framework": source.suffix[1:].upper()},
+        "OutputConfig": {"S3OutputLocation": f"{_FOLDER.name}/{file}", "TargetDevice": target},
     }
-    return open_package(compile_job(parse_job(json.dumps(job).encode()), folder))
+    if source.suffix == ".onnx":
+        given = onnx.load(str(source)).graph.input
+        shapes = {one.name: [dim.dim_value or 1 for dim in one.type.tensor_type.shape.dim] for one in given}
+        job["InputConfig"]["DataInputConfig"] = json.dumps(shapes)  # type: ignore[index]
+    return open_package(compile_job(parse_job(json.dumps(job).encode()), Path(_FOLDER.name)))
 
 
-@pytest.mark.parametrize("backend", ["dlr", "graph"])
-def test_it_gives_what_onnx_runtime_gives(artifact: Package, backend: str) -> None:
-    if backend == "dlr":
-        require(find_library(), "libdlr")
-    session = ort.InferenceSession(str(artifact.path / "model.onnx"), providers=["CPUExecutionProvider"])
-    model = open_backend(backend, artifact)  # type: ignore[arg-type]
+def check_here(package: Package, backend: str) -> None:
+    """Other inputs than the gate's, against ONNX Runtime."""
+    session = ort.InferenceSession(str(package.path / "model.onnx"), providers=["CPUExecutionProvider"])
+    spec, golden = package.manifest.inputs[0], package.manifest.golden
+    assert golden is not None
+    model = open_backend(backend, package)  # type: ignore[arg-type]
     random = np.random.default_rng(7)
     try:
-        for _ in range(5):
-            image = random.random(artifact.manifest.inputs[0].shape).astype(np.float32)
-            found = model.run({"input_1": image})["Identity"]
-            np.testing.assert_allclose(found, session.run(None, {"input_1": image})[0], rtol=0, atol=1e-4)
+        for _ in range(3):
+            image = random.random(spec.shape).astype(spec.dtype)
+            if spec.dtype != "float32":
+                limits = np.iinfo(spec.dtype)
+                image = random.integers(limits.min, limits.max + 1, spec.shape, spec.dtype)
+            (found,) = model.run({spec.name: image}).values()
+            wanted = session.run(None, {spec.name: image})[0]
+            np.testing.assert_allclose(found.astype(float), wanted.astype(float), rtol=1e-4, atol=golden.atol)
     finally:
         model.close()
 
 
-def test_libdlr_finds_one_file_of_each_kind(artifact: Package) -> None:
+def check_there(file: str, target: str) -> None:
+    cross_tools(ARM[target])
+    build = compiled(file, target).manifest.build
+    assert build is not None
+    assert build.verified is not None
+    assert (build.arch, build.verified.by) == (ARM[target], "qemu-user")
+    assert build.verified.cases == 4
+
+
+def test_every_shared_model_is_compiled() -> None:
+    found = {file.name for suffix in (".onnx", ".tflite") for file in (shared_data() / "models").glob(f"*{suffix}")}
+    assert found == set(FILES)
+
+
+@pytest.mark.parametrize("backend", ["dlr", "graph"])
+@pytest.mark.parametrize("file", [file for file in FILES if file.endswith(".onnx")])
+def test_it_gives_what_onnx_runtime_gives(file: str, backend: str) -> None:
+    if backend == "dlr":
+        require(find_library(), "libdlr")
+    check_here(compiled(file, "native"), backend)
+
+
+@pytest.mark.parametrize(
+    ("file", "target"),
+    sorted({(file, target) for target in ARM for file in FILES if file.endswith(QUICK[target])} - LARGE),
+)
+def test_it_gives_the_same_on_the_instructions_of_a_raspberry_pi(file: str, target: str) -> None:
+    check_there(file, target)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("file", FILES)
+def test_every_form_gives_the_same_everywhere(file: str) -> None:
+    for backend in ("dlr", "graph"):
+        check_here(compiled(file, "native"), backend)
+    for target in ARM:
+        check_there(file, target)
+
+
+@pytest.mark.parametrize("file", ["ic01_fp32.onnx"])
+def test_libdlr_finds_one_file_of_each_kind(file: str) -> None:
     for suffix in (".json", ".params", ".so"):
-        assert len(list(artifact.path.glob(f"*{suffix}"))) == 1
+        assert len(list(compiled(file, "native").path.glob(f"*{suffix}"))) == 1
