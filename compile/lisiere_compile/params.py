@@ -29,6 +29,8 @@ def encode_params(tensors: Mapping[str, NDArray[Any]]) -> bytes:
         parts += [struct.pack("<Q", len(encoded)), encoded]
     parts.append(struct.pack("<Q", len(tensors)))
     for name, array in tensors.items():
+        if array.dtype.kind == "b":  # one bit in the old format; the wrappers take a byte for it
+            array = array.astype("uint8")
         if array.dtype.kind not in _CODES:
             raise ValueError(f"The parameter {name!r} is {array.dtype}, which a parameter file cannot hold.")
         # ascontiguousarray would make a scalar one-dimensional.

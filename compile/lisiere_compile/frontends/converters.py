@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,22 @@ def own_converters() -> dict[str, Any]:
                     x = bb.emit(operator(x, bound))
             return x
 
-    return {"Clip": Clip}
+    def folded(operator: Any) -> type:
+        """Several inputs two by two. TVM's stacks them and reduces the stack, as large as all of them."""
+
+        class Several(OnnxOpConverter):  # type: ignore[misc]
+            @classmethod
+            def _impl_v1(cls, bb: Any, inputs: Any, _attr: Any, _params: Any) -> Any:
+                return functools.reduce(lambda one, other: bb.normalize(operator(one, other)), list(inputs))
+
+        return Several
+
+    return {
+        "Clip": Clip,
+        "Max": folded(relax.op.maximum),
+        "Min": folded(relax.op.minimum),
+        "Sum": folded(relax.op.add),
+    }
 
 
 @contextmanager

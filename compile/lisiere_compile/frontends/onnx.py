@@ -5,8 +5,9 @@ Whatever the compiler cannot take is refused here by name, before any work is sp
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from lisiere.errors import Rejected
 from lisiere.models import TensorSpec
 from lisiere_compile.frontends.converters import extended, own_converters
+from lisiere_compile.frontends.onnx_passes import TENSOR_MAX_BYTES, prepare
 
 ONNX_MAX_BYTES = 1 << 31  # protobuf's own limit
 # ONNX element types that a manifest has a name for. Source: TensorProto.DataType.
@@ -58,16 +60,41 @@ def read_onnx(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> OnnxModel:
         raise Rejected(f"{file} is not an ONNX file, or is cut short.") from error
     if not proto.HasField("graph") or not proto.graph.output:
         raise Rejected(f"{file} is not an ONNX file, or is cut short: it has no graph with outputs.")
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+    tensors = list(_tensors(proto.graph))
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
         raise Rejected(f"{file} keeps weights in other files. Save it as one file.")
+    if any(math.prod(tensor.dims) * 4 > TENSOR_MAX_BYTES or min(tensor.dims, default=0) < 0 for tensor in tensors):
+        raise Rejected(f"{file} has a tensor of a shape that no device can hold.")
+    if len(proto.graph.sparse_initializer):
+        raise Rejected(f"{file} keeps weights sparse. Save it with dense ones.")
     try:
         onnx.checker.check_model(proto)
     except Exception as error:  # its C++ errors come as several classes
         first = (str(error).strip().splitlines() or ["it gives no reason"])[0]
         raise Rejected(f"{file} is not a valid ONNX model: {first.rstrip('.')}.") from error
-    _check_operators(proto, file)
     specs = input_specs(proto, shapes, file)
-    return OnnxModel(proto, specs, tuple(one.name for one in proto.graph.output))
+    try:
+        prepared, problems = prepare(proto, specs)
+    except Rejected:
+        raise
+    except Exception as error:  # what the checker let pass, such as attributes of another type
+        raise Rejected(f"{file} is not a valid ONNX model: {first_line(error)}") from error
+    _check_operators(prepared, problems, file)
+    return OnnxModel(prepared, specs, tuple(one.name for one in proto.graph.output))
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All tensors that a graph holds, in operators and in the graphs inside of them too."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def input_specs(proto: Any, shapes: Mapping[str, tuple[int, ...]], file: Path) -> tuple[TensorSpec, ...]:
@@ -87,14 +114,17 @@ def input_specs(proto: Any, shapes: Mapping[str, tuple[int, ...]], file: Path) -
     return tuple(_input_spec(one, shapes.get(one.name), file) for one in inputs)
 
 
-def _check_operators(proto: Any, file: Path) -> None:
+def _check_operators(proto: Any, problems: list[tuple[Any, str]], file: Path) -> None:
     """Every operator must be one that the Relax front end converts; all that are not are named at once."""
     from tvm.relax.frontend.onnx import onnx_frontend
 
     known = {"Constant", *onnx_frontend._get_convert_map(), *own_converters()} - _CONTROL_FLOW
     bad = [node for node in proto.graph.node if node.op_type not in known or node.domain not in ("", "ai.onnx")]
-    if bad:
-        raise Rejected(f"{file.name} uses operators that cannot be compiled: {name_nodes(bad)}.")
+    unfit = [node for node, _ in problems]
+    said = [name_nodes([node for node in bad if node not in unfit])] if bad else []
+    said += [f"{name_nodes([node])}, which {why}" for node, why in problems]
+    if any(said):
+        raise Rejected(f"{file.name} uses operators that cannot be compiled: {'; '.join(filter(None, said))}.")
 
 
 def name_nodes(nodes: list[Any]) -> str:

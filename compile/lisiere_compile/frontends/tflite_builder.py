@@ -78,6 +78,17 @@ class Builder:
         """Make a tensor constant."""
         self._folded[index] = value
 
+    def fold_real(self, index: int) -> None:
+        """Make a quantised constant one of real numbers."""
+        value, quantisation = self.constant(index), self.tensor(index).quantisation
+        if value is None or quantisation is None:
+            return
+        shape = [1] * value.ndim
+        if quantisation.axis is not None:
+            shape[quantisation.axis] = -1
+        scales, zeros = quantisation.scales.reshape(shape), quantisation.zero_points.reshape(shape)
+        self._folded[index] = ((value - zeros) * scales).astype(np.float32)
+
     # nodes
 
     def emit(self, kind: str, inputs: Sequence[str], count: int = 1, **attributes: Any) -> str:
@@ -158,6 +169,8 @@ class Builder:
         """The name of a tensor in a form, dequantised where it is quantised."""
         form = form or self.form(index)
         quantisation = self.tensor(index).quantisation
+        if index in self._folded:  # real numbers already, or no quantised ones
+            return self.stored(index, form)
         axis = None
         if quantisation is not None and quantisation.axis is not None:
             axis = form.index(quantisation.axis + len(form) - len(self.tensor(index).shape))

@@ -93,6 +93,9 @@ def _fully_connected(b: Builder, op: Operator) -> None:
         raise Rejected("its weights are shuffled; convert the model without that.")
     x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
     filters, depth = _shape(b, w)
+    if b.tensor(x).quantisation is None:
+        # Behind DequantizeLinear, ONNX Runtime would round the activations to integers as well.
+        b.fold_real(w)
     rows = math.prod(_shape(b, x)) // depth
     flat = _shape(b, x) == (rows, depth)
     value = b.real(x) if flat else _dequantised_as(b, x, (rows, depth))

@@ -46,6 +46,11 @@ def test_big_endian_and_strided_arrays_are_written_in_order(file: Path) -> None:
     np.testing.assert_array_equal(read_params(file)["w"], array)
 
 
+def test_truth_travels_as_bytes(file: Path) -> None:
+    file.write_bytes(encode_params({"w": np.array([True, False])}))
+    np.testing.assert_array_equal(read_params(file)["w"], np.array([1, 0], np.uint8))
+
+
 def test_a_dtype_without_a_code_is_an_error() -> None:
     with pytest.raises(ValueError, match="complex64"):
         encode_params({"w": np.zeros(1, np.complex64)})

@@ -296,6 +296,16 @@ def test_what_is_quantised_keeps_its_pattern(tmp_path: Path, name: str) -> None:
     assert weights[made[heavy.input[1]].input[0]].data_type == 3  # int8 still
 
 
+def test_whole_weights_of_a_real_product_become_real(tmp_path: Path) -> None:
+    w = T("w", [5, 12], "int8", small(5, 12), [0.01, 0.02, 0.03, 0.04, 0.05], [0] * 5, 0)
+    case = one("FULLY_CONNECTED", [f("x", 2, 12), w, weights("b", 5), f("y", 2, 5)], "FullyConnected")
+    (tmp_path / "m.tflite").write_bytes(make_tflite(*case))
+    session = ort.InferenceSession(convert_tflite(tmp_path / "m.tflite", {}).SerializeToString())
+    real = small(5, 12) * np.array(w.scale, np.float32)[:, None]
+    found = session.run(None, {"x": normal(2, 12)})[0]
+    np.testing.assert_allclose(found, normal(2, 12) @ real.T + normal(5), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
