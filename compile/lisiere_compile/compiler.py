@@ -179,12 +179,21 @@ def _compile_graph(
         build = artifact.build_record(source, target, library, artifact.GRAPH_TOOLS, peak_activation_bytes(program))
         manifest = msgspec.structs.replace(manifest, build=build, neo=artifact.GRAPH_FILES)
         manifest = artifact.write_meaning(folder, source, manifest, onnx if keep_onnx else None)
-        log.verdict = verify_apart(folder, onnx)
-        verified = Verified(by=log.verdict.backend, cases=log.verdict.cases, note=log.verdict.note)
-        if manifest.golden is not None and log.verdict.golden_atol > manifest.golden.atol:
-            golden = msgspec.structs.replace(manifest.golden, atol=log.verdict.golden_atol)
-            manifest = msgspec.structs.replace(manifest, golden=golden)
-        artifact.write_verified(folder, manifest, verified)
+        pass_gate(folder, manifest, onnx, log)
+
+
+def pass_gate(folder: Path, manifest: Manifest, onnx: Path | None, log: Log, reference: str = "onnxruntime") -> None:
+    """Hold a whole artifact to its reference, and record in its manifest what was done.
+
+    Raises:
+        Rejected: it does not give what the reference gives.
+    """
+    log.verdict = verify_apart(folder, onnx)
+    verified = Verified(by=log.verdict.backend, reference=reference, cases=log.verdict.cases, note=log.verdict.note)
+    if manifest.golden is not None and log.verdict.golden_atol > manifest.golden.atol:
+        golden = msgspec.structs.replace(manifest.golden, atol=log.verdict.golden_atol)
+        manifest = msgspec.structs.replace(manifest, golden=golden)
+    artifact.write_verified(folder, manifest, verified)
 
 
 def _generate(program: Program, target: Target, work: Path, log: Log) -> Program:

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from lisiere.documents import read_yaml
 from lisiere.errors import Rejected
@@ -21,6 +21,7 @@ from lisiere.models.package import MANIFEST_NAMES, read_draft
 
 ARCHIVE_MAX_BYTES = 4 << 30
 ARCHIVE_MAX_FILES = 1000
+_READ_MAX_BYTES = 2 << 20
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
 # How the files of a framework end; the first that fits says the framework of a model that comes without a job.
 _SUFFIXES = {
@@ -101,14 +102,18 @@ def open_source(path: Path, work: Path, framework: str | None = None) -> Source:
 
 
 def framework_of(file: Path) -> str:
-    """Return the framework whose files end as this one does.
+    """Return the framework whose files end as this one does, or begin so where the ending says nothing.
 
     Raises:
         Rejected: there is none.
     """
+    from lisiere_compile.trees.load import sniff
+
     for framework, suffixes in _SUFFIXES.items():
         if file.name.lower().endswith(suffixes):
             return framework
+    if found := sniff(file):
+        return found
     known = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
     raise Rejected(f"{file.name} does not say of which framework it is: its name ends in none of {known}. Name it.")
 
@@ -168,7 +173,7 @@ def unpack(archive: Path, to: Path) -> None:
     to.mkdir(parents=True)
     try:
         with gzip.open(archive) as data:
-            with tarfile.open(fileobj=data, mode="r:") as stream:
+            with tarfile.open(fileobj=cast(IO[bytes], _Careful(data, archive)), mode="r:") as stream:
                 _extract(stream, to, archive)
             # To the very end, where gzip's checksum stands: a tar may end long before a cut does.
             rest = 0
@@ -177,6 +182,19 @@ def unpack(archive: Path, to: Path) -> None:
                 _check_size(rest, ARCHIVE_MAX_BYTES, archive)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise Rejected(f"{archive} is not a whole .tar.gz: {error}.") from error
+
+
+class _Careful:
+    """A stream whose single reads are bounded: tarfile reads a long name or an extended header whole, however long."""
+
+    def __init__(self, stream: gzip.GzipFile, archive: Path) -> None:
+        self._stream, self._archive = stream, archive
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _READ_MAX_BYTES:
+            raise Rejected(f"{self._archive} has a header of {size} bytes, which no model needs.")
+        return self._stream.read(size)
 
 
 def _extract(stream: tarfile.TarFile, to: Path, archive: Path) -> None:

@@ -12,19 +12,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 
+from lisiere.backends.dlr import find_library
 from lisiere.cli import main
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere.models import open_package
 from lisiere.models.manifest import Verified
+from lisiere_compile import compiler
+from lisiere_compile import neo as neo_module
 from lisiere_compile.artifact import archive_of, write_archive
 from lisiere_compile.cloud import STAGES, compile_in_cloud
 from lisiere_compile.compiler import Log, compile_job
 from lisiere_compile.job import Job
 from lisiere_compile.target import host_name
+from lisiere_compile.trees import load as trees
+from support import require
+from support.ensembles import saved
 
 from .conftest import Aws, dense, make_job, parse, write_package
 
@@ -62,6 +69,17 @@ def neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = compile_job(parse(make_job("m.onnx")), base)
     names = ("compiled.json", "compiled.params", "compiled.so", "compiled.meta")
     return write_archive(base / "made.tar.gz", {name.replace("compiled.j", "x.j"): folder / name for name in names})
+
+
+@pytest.fixture
+def trees_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read ensembles in this process, which has everything imported already."""
+
+    def load(file: Path, framework: str, work: Path) -> trees.Loaded:
+        return trees._loaded(work / "forest.npz", trees._read(file, framework, work / "forest.npz"))
+
+    for module in (compiler, neo_module):
+        monkeypatch.setattr(module, "load", load)
 
 
 def make(aws: Aws, source: str | Path, **changes: Any) -> Job:
@@ -193,6 +211,27 @@ def test_without_metadata_the_graph_tells_of_the_tensors(cloud: Aws, neo: Path, 
     folder = compile_in_cloud(make(cloud, tmp_path / "m.onnx"), tmp_path / "m.onnx", tmp_path / "out", pause=pause)
     manifest = open_package(folder).manifest
     assert [(spec.name, spec.shape) for spec in (*manifest.inputs, *manifest.outputs)] == [("x", (1, 8)), ("y", (1, 4))]
+
+
+@pytest.mark.usefixtures("trees_in_process")
+def test_an_ensemble_of_trees_is_held_to_what_its_library_says(cloud: Aws, tmp_path: Path) -> None:
+    require(find_library(), "libdlr")
+    model = saved("xgb-binary")
+    made = compile_job(parse(make_job(model, Framework="XGBOOST")), tmp_path / "made")
+    archive = write_archive(tmp_path / "trees.tar.gz", {"compiled.so": made / "compiled.so"})
+    job = make(cloud, model, Framework="XGBOOST")
+    folder = compile_in_cloud(job, model, tmp_path / "out", pause=states(lambda: finish(cloud, archive)))
+    build = open_package(folder).manifest.build
+    assert build is not None
+    assert build.verified is not None
+    assert (build.verified.by, build.verified.reference.split()[0]) == ("dlr", "xgboost")
+    broken = tmp_path / "xgboost-model"
+    broken.write_bytes(b"no model")
+    job = parse({**make_job(broken, Framework="XGBOOST", S3OutputLocation=f"s3://{cloud.bucket}/neo"), "RoleArn": ROLE})
+    job = msgspec.structs.replace(job, CompilationJobName="second")
+    pause = states(lambda: finish(cloud, archive, "second"))
+    with pytest.raises(Rejected, match="does not say how many features"):
+        compile_in_cloud(job, broken, tmp_path / "out2", pause=pause)
 
 
 def test_an_archive_that_no_runtime_here_loads_is_named_and_left(cloud: Aws, tmp_path: Path) -> None:

@@ -86,6 +86,13 @@ def test_bounds_are_counted_on_what_comes_out(tmp_path: Path, monkeypatch: pytes
         unpack(path, tmp_path / "to2")
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path, kind: bytes) -> None:
+    path = archive(tmp_path / "model.tar.gz", (member("a", kind), bytes(3 << 20)), (member("b"), b"b"))
+    with pytest.raises(Rejected, match="header of 3145728 bytes"):
+        unpack(path, tmp_path / "to")
+
+
 @pytest.mark.parametrize("keep", [0, 5, 40, -30])
 def test_a_broken_archive_is_refused(package: Path, tmp_path: Path, keep: int) -> None:
     path = tmp_path / "model.tar.gz"
