@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import signal
@@ -29,6 +30,7 @@ exit codes:
 start here:
   lisiere simulate                     a camera and two sensors on this machine, with an outage
   lisiere compile models/digits/job.json   a model for this machine
+  lisiere doctor ARTIFACT              whether a model can run here, before it is loaded
   lisiere run device.yaml              the device itself
 """
 
@@ -105,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         command = _add(models, name, function, text)
         command.add_argument("folder", type=Path, metavar="FOLDER")
         command.add_argument("--json", action="store_true", help="print JSON")
+
+    doctor = _add(commands, "doctor", _doctor, "say whether an artifact can run on this machine, and what would help")
+    doctor.add_argument(
+        "artifact", type=Path, nargs="?", metavar="ARTIFACT", help="its folder; none: this machine alone"
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
 
     spool = commands.add_parser("spool", help="look into a spool").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -229,6 +237,31 @@ def _seal(args: argparse.Namespace) -> int:
     else:
         _print(f"{file} lists {len(sealed.files)} files. The model's digest is {package.digest}.")
     return DONE
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from lisiere.doctor import examine
+
+    report = examine(args.artifact)
+    machine, code = report.machine, NOT_HELD if report.runs is False else DONE
+    features = sorted(machine.features) if machine.features is not None else None
+    if args.json:
+        told = {**dataclasses.asdict(machine), "features": features}
+        _out(msgspec.to_builtins({**msgspec.structs.asdict(report), "machine": told}))
+        return code
+    _print(f"this machine: {machine.system} {machine.arch}, {machine.cores} cores, glibc {machine.glibc or 'none'}")
+    if report.runs is None:
+        _print(f"  features {' '.join(features) if features is not None else 'cannot be told'}")
+        for name, reason in report.backends.items():
+            _print(f"  {name:<8} {reason or 'can be used'}")
+        return code
+    _print(f"{report.artifact}: {report.model}")
+    for check in report.checks:
+        _print(f"  {check.state:<4} {check.name:<9} {check.sentence}")
+        if check.fix:
+            _print(f"{'':<17}{check.fix}")
+    _print(f"It can run here, by the backend {report.backend}." if report.runs else "It cannot run here.")
+    return code
 
 
 def _spool_status(args: argparse.Namespace) -> int:

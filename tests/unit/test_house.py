@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config", "health", "windows"}),
     frozenset({"sources", "backends", "spool"}),
     frozenset({"tasks", "sync"}),
-    frozenset({"pipeline", "supervisor", "schema"}),
+    frozenset({"pipeline", "supervisor", "schema", "doctor"}),
     frozenset({"runtime"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
