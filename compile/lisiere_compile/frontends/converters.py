@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lisiere_compile.frontends.recurrent import recurrent_converters
+
 
 def own_converters() -> dict[str, Any]:
     """Return the converters by ONNX operator; each wins over TVM's of the same name."""
@@ -52,6 +54,7 @@ def own_converters() -> dict[str, Any]:
         "Max": folded(relax.op.maximum),
         "Min": folded(relax.op.minimum),
         "Sum": folded(relax.op.add),
+        **recurrent_converters(),
     }
 
 

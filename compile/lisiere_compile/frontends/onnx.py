@@ -14,6 +14,7 @@ from typing import Any
 
 from lisiere.errors import Rejected
 from lisiere.models import TensorSpec
+from lisiere_compile.frontends.batch_norm import fold_batch_norm
 from lisiere_compile.frontends.converters import extended, own_converters
 from lisiere_compile.frontends.onnx_passes import TENSOR_MAX_BYTES, prepare
 
@@ -178,7 +179,7 @@ def to_relax(model: OnnxModel, name: str) -> Any:
     with warnings.catch_warnings(), extended():
         warnings.simplefilter("ignore")  # it warns of what the checker has accepted above
         try:
-            return from_onnx(model.proto, shape_dict=shapes, keep_params_in_input=False)
+            return from_onnx(fold_batch_norm(model.proto), shape_dict=shapes, keep_params_in_input=False)
         except Exception as error:  # the front end raises whatever its operators raise
             raise Rejected(f"{name} cannot be converted: {first_line(error)}") from error
 
