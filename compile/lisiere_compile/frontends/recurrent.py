@@ -58,10 +58,12 @@ def _convert(cell: str, bb: Any, inputs: Any, attr: Any) -> Any:
         form = Recurrence(cell, steps, batch, hidden)
         found = _layer(bb, form, given_x, (w[index], r[index], b[index]), states)
         per_direction.append([bb.emit(relax.op.flip(found[0], 0)) if reverse else found[0], *found[1:]])
-    outputs = [_joined(bb, list(parts), axis) for parts, axis in zip(zip(*per_direction, strict=True), (1, 0, 0))]
+    outputs = [
+        _joined(bb, list(parts), axis) for parts, axis in zip(zip(*per_direction, strict=True), (1, 0, 0), strict=False)
+    ]
     if batch_first:
         orders = ([2, 0, 1, 3], [1, 0, 2], [1, 0, 2])
-        outputs = [bb.emit(relax.op.permute_dims(one, order)) for one, order in zip(outputs, orders)]
+        outputs = [bb.emit(relax.op.permute_dims(one, order)) for one, order in zip(outputs, orders, strict=False)]
     return relax.Tuple(outputs)
 
 

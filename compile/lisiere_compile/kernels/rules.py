@@ -15,7 +15,9 @@ import numpy as np
 from lisiere_compile.kernels.elementwise import inline_elementwise
 from lisiere_compile.kernels.emit import is_written
 from lisiere_compile.kernels.nest import Nest, Pack
+from lisiere_compile.kernels.recurrent import fitted
 from lisiere_compile.kernels.reduction import channelwise, outer_product, padded_channelwise
+from lisiere_compile.kernels.transcendental import polynomial
 from lisiere_compile.program import Call, Program, Value
 from lisiere_compile.target import Target
 
@@ -51,6 +53,11 @@ def schedule_one(function: Any, target: Target, constant: frozenset[int] = froze
     """
     if is_written(function):
         return Scheduled(function)
+    recurrence = fitted(function, target)
+    if recurrence is not None:
+        # Only the layout of weights that are constants is ours to choose.
+        return Scheduled(polynomial(recurrence.function()), {1: recurrence.pack}) if 1 in constant else None
+    function = polynomial(function)
     for rule in _RULES:
         nest = Nest.of(function, target, constant)
         try:

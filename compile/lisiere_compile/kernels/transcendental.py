@@ -1,7 +1,7 @@
 """Exponentials as polynomials, which vectorise; the C library computes one number at a time.
 
-Source: the range reduction and the coefficients of expf in Cephes (S. Moshier). The relative error of the exponential is
-below 2e-7, the absolute error of the others below 3e-7.
+Source: the range reduction and the coefficients of expf in Cephes (S. Moshier). The relative error of the exponential
+is below 2e-7, the absolute error of the others below 3e-7.
 """
 
 from __future__ import annotations
