@@ -49,7 +49,7 @@ def recurrent(cell: str, direction: str = "forward", *, bias: bool = True, **att
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize(("cell", "attributes"), [("LSTM", {}), ("GRU", {"linear_before_reset": 1})])
 def test_a_recurrent_layer_gives_what_onnx_runtime_gives(
-    cell: str, attributes: dict[str, int], direction: str, compile_model: Compile
+    cell: str, attributes: dict[str, Any], direction: str, compile_model: Compile
 ) -> None:
     folder, log = compile_model(recurrent(cell, direction, **attributes))
     assert log.unscheduled == ()
