@@ -44,21 +44,22 @@ examples:
   lisiere compile s3://bucket/model.tar.gz --framework TFLITE --output s3://bucket/compiled
 
 targets:
-  native (the default), {targets};
-  in a job also a TargetPlatform, with `mcpu` in CompilerOptions.
+  {targets}
+  native, this machine, is the default. A job may also have a TargetPlatform, with `mcpu` in CompilerOptions.
 
 exit codes: 0 done, 1 failed, 2 the job or the command line is wrong."""
-_DEVICES = "rasp3b rasp4b rasp5 jetson_nano jetson_tx2 jetson_xavier jetson_orin ml_c5 ml_m5 x86_64 aarch64"
 _MAX_THREADS = 64
 
 
 def register(subparsers: Any) -> None:
     """Add `compile` to the command line."""
+    from lisiere_compile.target import target_names
+
     parser = subparsers.add_parser(
         "compile",
         help="compile a model for this machine or another",
         description=_DESCRIPTION,
-        epilog=_EPILOG.replace("{targets}", _DEVICES),
+        epilog=_EPILOG.replace("{targets}", ", ".join(target_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="MODEL|JOB.json", help="a local path or an s3:// URI")
@@ -197,7 +198,7 @@ def _read(args: argparse.Namespace, work: Path, log: Log) -> tuple[Job, Path, Pa
             return job, model, output if in_s3(output) else local_path(output, base, "$.OutputConfig.S3OutputLocation")
     else:
         model = _fetch(args.source, Path.cwd(), work, log)
-        framework = args.framework or open_source(model, work / "look").framework
+        framework = args.framework.upper() if args.framework else open_source(model, work / "look").framework
         name = args.name or plain_name(model.name.partition(".")[0])
         target = args.target or "native"
         job = model_job(args.source, framework, target, args.output or ".", dict(args.shape or ()), name)

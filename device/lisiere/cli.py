@@ -29,7 +29,7 @@ exit codes:
 
 start here:
   lisiere simulate                     a camera and two sensors on this machine, with an outage
-  lisiere compile models/digits/job.json   a model for this machine
+  lisiere compile model.onnx --target rasp4b   a model for a Raspberry Pi 4
   lisiere doctor ARTIFACT              whether a model can run here, before it is loaded
   lisiere run device.yaml              the device itself
 """
@@ -189,7 +189,7 @@ def _inspect(args: argparse.Namespace) -> int:
         _out(document)
         return DONE
     manifest = package.manifest
-    _print(f"{manifest.name} {manifest.version}: {manifest.description}")
+    _print(f"{manifest.name} {manifest.version}" + (f": {manifest.description}" if manifest.description else ""))
     _print(f"  digest   {package.digest}")
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:

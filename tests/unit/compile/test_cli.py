@@ -173,3 +173,21 @@ def test_an_interrupt_that_tvm_swallows_still_ends_it(
         run(job)
     assert signal.getsignal(number) == before
     assert not (job.parent / "out").exists()
+
+
+def test_a_signal_in_the_middle_leaves_nothing_behind(job: Path) -> None:
+    scratch, output = job.parent / "scratch", job.parent / "o"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "lisiere", "compile", str(job), "--output", str(output)]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("link"):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 1
+    assert rest.splitlines()[-1] == "lisiere: interrupted."
+    assert not list(scratch.iterdir())
+    assert not output.exists()
