@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lisiere.errors import Rejected
+from lisiere_compile.frontends.pytorch import convert_pytorch
 from lisiere_compile.frontends.tflite import convert_tflite
 
 # Frameworks of jobs that have no front end -> how a model of theirs becomes an ONNX file.
@@ -52,6 +53,8 @@ def to_onnx(file: Path, framework: str, work: Path, shapes: Mapping[str, tuple[i
         return file
     if framework == "TFLITE":
         return _write(convert_tflite(file, shapes), work / f"{file.stem}.onnx")
+    if framework == "PYTORCH":
+        return _write(convert_pytorch(file, shapes), work / f"{file.stem}.onnx")
     raise Rejected(f"The framework {framework} cannot be compiled yet; export the model to ONNX.")
 
 
