@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lisiere.backends import Tensor, graph
+from lisiere.backends.requirements import obstacles
+from lisiere.machine import this_machine
 from lisiere.models import open_package
 from lisiere_compile.compiler import compile_job
+from lisiere_compile.emulate import Emulator, find_emulator
 from lisiere_compile.job import parse_job
+from support import require
 
 _TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
 
@@ -78,14 +83,14 @@ class Quantised:
         # Every shape is known, and a manifest wants those of the outputs.
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
-    def run(self, folder: Path, **options: str) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    def run(
+        self, folder: Path, device: str = "native", **options: str
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
         """Compile and run the model, and ask ONNX Runtime for the same without its own fusions.
 
         Returns:
             What each gives, and the kernels of the artifact in order.
         """
-        import json
-
         model = self.model()
         onnx.save(model, str(folder / "m.onnx"))
         document = {
@@ -93,7 +98,7 @@ class Quantised:
             "InputConfig": {"S3Uri": "m.onnx", "Framework": "ONNX"},
             "OutputConfig": {
                 "S3OutputLocation": "out",
-                "TargetDevice": "native",
+                "TargetDevice": device,
                 **({"CompilerOptions": json.dumps(options)} if options else {}),
             },
         }
@@ -103,7 +108,14 @@ class Quantised:
         assert package.manifest.neo.graph is not None
         nodes = json.loads(package.file(package.manifest.neo.graph).read_bytes())["nodes"]
         kernels = [node["attrs"]["func_name"].removeprefix("lisiere_") for node in nodes if node["op"] != "null"]
-        found = graph.load(package).run(self.feeds)
+        assert package.manifest.build is not None
+        if obstacles(package.manifest.build, this_machine()):
+            emulator = find_emulator(package.manifest.build)
+            require(not isinstance(emulator, str), str(emulator))
+            assert isinstance(emulator, Emulator)
+            found = emulator.run(package, [self.feeds])[0]
+        else:
+            found = graph.load(package).run(self.feeds)
         session = ort.SessionOptions()
         session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         reference = ort.InferenceSession(str(folder / "m.onnx"), session, providers=["CPUExecutionProvider"])
