@@ -115,7 +115,10 @@ def framework_of(file: Path) -> str:
     if found := sniff(file):
         return found
     known = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-    raise Rejected(f"{file.name} does not say of which framework it is: its name ends in none of {known}. Name it.")
+    raise Rejected(
+        f"{file.name} does not say of which framework it is: its name ends in none of {known}. Say it with "
+        "`--framework`."
+    )
 
 
 def plain_name(text: str) -> str:

@@ -154,7 +154,8 @@ def _input_spec(value: Any, given: tuple[int, ...] | None, file: Path) -> Tensor
         dynamic = [f"{index} ({names[index]})" for index, size in enumerate(shape) if size is None]
         if dynamic:
             raise Rejected(
-                f"Dimension {', '.join(dynamic)} is dynamic: {said}. Give the whole shape in the job's DataInputConfig."
+                f"Dimension {', '.join(dynamic)} is dynamic: {said}. Give the whole shape in the job's "
+                "DataInputConfig, or by `--shape`."
             )
     elif not tensor.HasField("shape"):
         shape = given
