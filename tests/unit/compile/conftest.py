@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from lisiere_compile.compiler import Log, compile_job
 from lisiere_compile.job import Job, parse_job
+from support import require
 
 Shape = Sequence[int | str]
 Weights = Mapping[str, np.ndarray[Any, Any]]
@@ -118,6 +120,7 @@ class Aws:
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[str]:
+    require(importlib.util.find_spec("boto3") and importlib.util.find_spec("moto"), "moto and boto3")
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

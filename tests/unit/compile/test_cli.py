@@ -43,7 +43,7 @@ def test_registering_imports_nothing_heavy() -> None:
     code = (
         "import argparse, sys; from lisiere_compile.cli import register;"
         "register(argparse.ArgumentParser().add_subparsers());"
-        "print([m for m in ('tvm', 'onnx', 'onnxruntime', 'numpy', 'rich') if m in sys.modules])"
+        "print([m for m in ('tvm', 'onnx', 'onnxruntime', 'numpy', 'rich', 'boto3') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
