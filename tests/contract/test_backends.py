@@ -105,6 +105,17 @@ def test_an_input_that_is_not_contiguous_is_read_right(model: Model) -> None:
     model.close()
 
 
+def test_an_input_that_nobody_may_write_to_is_read(model: Model) -> None:
+    rng = np.random.default_rng(7)
+    feeds = {spec.name: rng.normal(size=spec.shape).astype(spec.dtype) for spec in model.inputs}
+    expected = model.run(feeds)
+    for array in feeds.values():
+        array.flags.writeable = False
+    for name, value in model.run(feeds).items():
+        np.testing.assert_array_equal(value, expected[name])
+    model.close()
+
+
 def test_wrong_feeds_are_rejected_before_the_runtime_sees_them(model: Model) -> None:
     spec = model.inputs[0]
     good = zeros(model)[spec.name]
