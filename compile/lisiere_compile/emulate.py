@@ -89,12 +89,14 @@ def find_emulator(build: Build) -> Emulator | str:
         return f"{name} is not installed (Debian's package qemu-user)"
     if build.arch == "x86_64" and (beyond := sorted(set(build.features) - _EMULATED_X86)):
         return f"neither this machine nor qemu has {', '.join(beyond)}"
+    target = Target(build.target, build.triple, build.arch, build.cpu)
+    if not target.cross:  # this machine's own C library serves
+        return Emulator((qemu, "-cpu", "max"), target)
     root = Path(os.environ.get("QEMU_LD_PREFIX") or f"/usr/{KINDS[build.arch]}")
-    if not any(root.glob("lib*/ld-linux*")) and not any(Path("/").glob(f"lib*/{KINDS[build.arch]}/ld-linux*")):
+    if not any(root.glob("lib*/ld-linux*")):
         kind = {"armv7l": "armhf", "aarch64": "arm64", "x86_64": "amd64"}[build.arch]
         return f"the C library of {build.arch} is not installed (Debian's package libc6-{kind}-cross)"
-    target = Target(build.target, build.triple, build.arch, build.cpu)
-    return Emulator((qemu, "-cpu", "max", *(("-L", str(root)) if root.is_dir() else ())), target)
+    return Emulator((qemu, "-cpu", "max", "-L", str(root)), target)
 
 
 def _run(command: list[str], work: Path, target: Target) -> None:

@@ -199,7 +199,6 @@ def test_qemu_runs_x86_that_this_machine_lacks(compile_model: Compile, monkeypat
         pytest.skip("This machine is no x86-64.")
     require(shutil.which("qemu-x86_64"), "qemu-x86_64")
     folder, _ = compile_model(dense(), TargetDevice="x86_64", CompilerOptions='{"mcpu": "x86-64-v3"}')
-    monkeypatch.setenv("QEMU_LD_PREFIX", "/")
     old = Machine("Linux", "x86_64", frozenset({"sse2"}), "2.99", 1, None)
     build = open_package(folder).manifest.build
     assert build is not None
