@@ -70,9 +70,12 @@ def _plan(window: Window, dot: Dot, registers: int, extra: bool) -> _Plan:
     full, rest = divmod(per_group, dot.lanes[0])
 
     def cost(columns: int, vectors: int) -> int:
-        pieces = [(high, wide) for high in _pieces(full, vectors) for wide in _pieces(window.columns, columns)]
-        # A fourth of a load is what one costs beside a product: it takes a place in the queue.
-        return sum(4 * max(high * wide, high + wide, _LATENCY) + high + wide for high, wide in pieces)
+        total = 0
+        for high, rows in _pieces(full, vectors):
+            for wide, count in _pieces(window.columns, columns):
+                # A fourth of a load is what one costs beside a product: it takes a place in the queue.
+                total += rows * count * (4 * max(high * wide, high + wide, _LATENCY) + high + wide)
+        return total
 
     busy = 1 if dot.group == 4 else 3  # the word, and what products need that another instruction adds
     best, vectors = 1, 1
@@ -94,9 +97,9 @@ def _plan(window: Window, dot: Dot, registers: int, extra: bool) -> _Plan:
     return _Plan(taps, run, -(-run // dot.group), best, tuple(found))
 
 
-def _pieces(total: int, size: int) -> list[int]:
-    """Sizes of the pieces of `total`, the last one smaller where it must be."""
-    return [size] * (total // size) + ([total % size] if total % size else [])
+def _pieces(total: int, size: int) -> list[tuple[int, int]]:
+    """Sizes of the pieces of `total` and how many there are of each, the last one smaller where it must be."""
+    return [(piece, count) for _, piece, count in emit.runs(total, size)]
 
 
 def convolution(
