@@ -85,3 +85,12 @@ class Match:
 def bytes_of(variable: Any) -> Any:
     """Return the root of the 8-bit numbers that a float variable is computed in."""
     return ("bytes", variable)
+
+
+def derived(held: Held, name: str, call: Any, shape: tuple[int, ...]) -> Held | None:
+    """Return what a change of shape, a Relax operator, makes of a tensor, if it needs no work."""
+    if name == "relax.permute_dims":
+        axes = call.attrs.axes
+        rank = len(held.dims)
+        return held.permuted(tuple(int(one) % rank for one in axes) if axes else tuple(reversed(range(rank))))
+    return held.reshaped(shape)

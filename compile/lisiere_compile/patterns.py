@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisiere_compile.evaluate import Evaluator, operator, shape_of
-from lisiere_compile.held import BYTES, Held, Match, View, bytes_of
+from lisiere_compile.held import BYTES, Held, Match, View, bytes_of, derived
 from lisiere_compile.kernels import int8_channels, int8_elements, int8_products
 from lisiere_compile.kernels.int8 import Kernel, Result, Source, Window, shift
 from lisiere_compile.target import Target
@@ -62,13 +62,13 @@ class Matcher:
             self._dequantize(variable, value)
         elif name in _SHAPES and arguments[0] in self.views:
             view = self.views[arguments[0]]
-            if (held := _derived(view.held, name, value, shape)) is not None:
-                self.views[variable] = replace(view, held=held)
+            held = derived(view.held, name, value, shape)
+            self.views[variable] = replace(view, held=held or self._rearranged(variable, view, shape))
         elif name == "relax.nn.max_pool2d" and arguments[0] in self.views:
             self._max_pool(variable, value, self.views[arguments[0]], bytes_of(variable))
         elif dtype in BYTES:
             if name in _SHAPES and arguments[0] in self.held:
-                if (derived := _derived(self.held[arguments[0]], name, value, shape)) is not None:
+                if (derived := derived(self.held[arguments[0]], name, value, shape)) is not None:
                     self.held[variable] = derived
                     return
             elif name == "relax.nn.max_pool2d" and arguments[0] in self.held:
@@ -77,6 +77,18 @@ class Matcher:
                 self._quantize(variable, value)
             if variable not in self.held:
                 self.held[variable] = Held(variable, shape, tuple(range(len(shape))), dtype)
+
+    def _rearranged(self, variable: Any, view: View, shape: tuple[int, ...]) -> Held:
+        """Have a tensor copied into the order that the model sees, for a change of shape that needs it."""
+        order = tuple(range(len(view.held.dims)))
+
+        def build(sources: list[Source], result: Result) -> Kernel:
+            size = sources[0].tensor.size
+            return int8_elements.concatenate((sources[0],), (size,), (1.0,), result, self._target)
+
+        held = Held(bytes_of(variable), shape, tuple(range(len(shape))), view.held.dtype)
+        self.matches[held.root] = Match(((view, order),), held, (view.zero, *_RANGE[held.dtype]), build)
+        return held
 
     def _dequantize(self, variable: Any, call: Any) -> None:
         data, scale, zero = call.args[0], *(self._evaluate.constant(one) for one in call.args[1:])
@@ -103,7 +115,7 @@ class Matcher:
             return
         held: Held | None = Held(variable, core.dims, core.order, dtype)
         for moved in reversed(moves):
-            held = held and _derived(held, operator(self._values[moved])[0], self._values[moved], shape_of(moved) or ())
+            held = held and derived(held, operator(self._values[moved])[0], self._values[moved], shape_of(moved) or ())
         if held is not None:
             own = Held(variable, core.dims, core.order, dtype)
             self.held[variable] = held
@@ -351,15 +363,6 @@ class Matcher:
             return int8_elements.lookup(sources[0].tensor, moved + shift(dtype, result.tensor.dtype), result.tensor)
 
         return _Core(((view, view.held.order),), view.held.dims, view.held.order, build)
-
-
-def _derived(held: Held, name: str, call: Any, shape: tuple[int, ...]) -> Held | None:
-    """What a change of shape makes of a tensor, if it needs no work."""
-    if name == "relax.permute_dims":
-        axes = call.attrs.axes
-        rank = len(held.dims)
-        return held.permuted(tuple(int(one) % rank for one in axes) if axes else tuple(reversed(range(rank))))
-    return held.reshaped(shape)
 
 
 def _plain_convolution(call: Any, rank: int) -> bool:

@@ -213,6 +213,23 @@ def test_a_network_is_integer_kernels_and_nothing_else(tmp_path: Path) -> None:
         assert np.abs(found[name].astype(int) - reference).max() <= 2  # of 256, after seven roundings
 
 
+@pytest.mark.parametrize("first", ["QuantizeLinear", "Reshape"])
+def test_a_dense_layer_reads_positions_and_channels_in_the_order_of_the_model(first: str, tmp_path: Path) -> None:
+    model = Quantised(7)
+    view = model.dequantised(model.input((1, 3, 6, 5)), 0.02, 5)
+    made = model.node("Conv", view, model.weights((4, 3, 3, 3), "int8", 0, axis=0)[0])
+    flat = model.constant(np.array([1, 4 * 4 * 3]))
+    if first == "Reshape":  # on bytes; else on what they stand for
+        y = model.dequantised(model.node("Reshape", model.quantised(made, 0.05, 9), flat), 0.05, 9)
+    else:
+        y = model.node("Reshape", model.dequantised(model.quantised(made, 0.05, 9), 0.05, 9), flat)
+    y = model.node("MatMul", y, model.weights((48, 12), "int8", 0, axis=1)[0])
+    model.output(model.quantised(y, 0.2, -3), 2)
+    found, wanted, kernels = model.run(tmp_path)
+    assert sum(kernel.startswith("int8_convolution") for kernel in kernels) == 2
+    check(found, wanted)
+
+
 def test_what_no_pattern_takes_stays_float_and_right(tmp_path: Path) -> None:
     model = Quantised(9)
     weights, _ = model.weights((6, 4, 3, 3), "int8", 0, axis=0)
