@@ -68,8 +68,8 @@ class Matcher:
             self._max_pool(variable, value, self.views[arguments[0]], bytes_of(variable))
         elif dtype in BYTES:
             if name in _SHAPES and arguments[0] in self.held:
-                if (derived := derived(self.held[arguments[0]], name, value, shape)) is not None:
-                    self.held[variable] = derived
+                if (same := derived(self.held[arguments[0]], name, value, shape)) is not None:
+                    self.held[variable] = same
                     return
             elif name == "relax.nn.max_pool2d" and arguments[0] in self.held:
                 self._max_pool(variable, value, View(self.held[arguments[0]], 1.0, 0), variable)
