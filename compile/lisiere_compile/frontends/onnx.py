@@ -5,9 +5,11 @@ Whatever the compiler cannot take is refused here by name, before any work is sp
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +179,8 @@ def to_relax(model: OnnxModel, name: str) -> Any:
     from tvm.relax.frontend.onnx import from_onnx
 
     shapes = {spec.name: list(spec.shape) for spec in model.inputs}
-    with warnings.catch_warnings(), extended():
+    # It prints what it fails at, where only a command's own output belongs.
+    with warnings.catch_warnings(), extended(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # it warns of what the checker has accepted above
         try:
             return from_onnx(fold_batch_norm(model.proto), shape_dict=shapes, keep_params_in_input=False)

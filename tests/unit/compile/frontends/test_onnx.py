@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from lisiere.errors import Rejected
-from lisiere_compile.frontends.onnx import first_line, read_onnx
+from lisiere_compile.frontends.onnx import first_line, read_onnx, to_relax
 
 from ..conftest import dense, make_model
 
@@ -113,6 +113,14 @@ def test_an_element_type_without_a_name_is_refused(file: Path) -> None:
     model = make_model([helper.make_node("Not", ["x"], ["y"])], {"x": [1]}, {"y": [1]}, {}, types)
     with pytest.raises(Rejected, match="element type"):
         read_onnx(save(model, file), {})
+
+
+def test_the_importer_prints_nothing(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = make_model([helper.make_node("Reshape", ["x", "s"], ["y"])], {"x": [2], "s": [1]}, {"y": [2]}, {},
+                       {"s": onnx.TensorProto.INT64})  # fmt: skip
+    with pytest.raises(Rejected, match="cannot be converted"):
+        to_relax(read_onnx(save(model, file), {}), "m")
+    assert capfd.readouterr().out == ""
 
 
 def test_first_line_is_a_sentence() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from lisiere.errors import Rejected
 from lisiere_compile.frontends.tflite import OPERATORS, convert_tflite
+from support import REPOSITORY
 from support.tflite import LiteRt, Op, T, constant, make_tflite
 
 SAME, VALID = 0, 1
@@ -271,6 +273,12 @@ def test_the_table_is_tested() -> None:
     assert {"ADD_N", "EQUAL"} <= set(OPERATORS) - tested  # what this test would not see, were the names misspelt
     rare = {"ADD_N", "POW", "EQUAL", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR"}
     assert set(OPERATORS) - tested - rare == {"REDUCE_MIN", "REDUCE_PROD", "ARG_MIN"}
+
+
+def test_the_page_of_operators_names_them() -> None:
+    page = (REPOSITORY / "docs" / "operators.md").read_text(encoding="utf-8")
+    part = page.partition("## TFLite")[2].partition("##")[0]
+    assert set(re.findall(r"`([A-Z0-9_]+)`", part)) == set(OPERATORS)
 
 
 def test_transposes_do_not_meet(tmp_path: Path) -> None:
