@@ -209,7 +209,10 @@ def page(records: list[dict[str, Any]]) -> str:
         said = ", ".join(f"{name}{' (wrong)' if result == 'wrong' else ''}" for name, result in rest[:4])
         more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
         text += f"| `{operator}` | {passed} | {len(tried)} | {said}{more} |\n"
-    return text + f"\nNo test passes for: {', '.join(none)}.\n"
+    return (
+        text
+        + f"\nNo test passes for these (those of logic are given truth values, which no input of an artifact can be): {', '.join(none)}.\n"
+    )
 
 
 if __name__ == "__main__":
