@@ -209,10 +209,8 @@ def page(records: list[dict[str, Any]]) -> str:
         said = ", ".join(f"{name}{' (wrong)' if result == 'wrong' else ''}" for name, result in rest[:4])
         more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
         text += f"| `{operator}` | {passed} | {len(tried)} | {said}{more} |\n"
-    return (
-        text
-        + f"\nNo test passes for these (those of logic are given truth values, which no input of an artifact can be): {', '.join(none)}.\n"
-    )
+    why = "some of which want what no artifact has (truth values as inputs, statistics as outputs)"
+    return text + f"\nNo test passes for these, {why}: {', '.join(none)}.\n"
 
 
 if __name__ == "__main__":

@@ -321,6 +321,12 @@ def _lp_normalisation(make: Maker) -> bool:
     return True
 
 
+def _mean(make: Maker) -> bool:
+    count = make.constant(np.array(len(make.inputs), make.dtype(make.inputs[0])))
+    make.finish("Div", [make.emit("Sum", make.inputs), count])
+    return True
+
+
 def _celu(make: Maker) -> bool:
     x = make.inputs[0]
     alpha = make.constant(np.array(make.attribute("alpha", 1.0), np.float32))
@@ -355,6 +361,7 @@ TABLE: dict[tuple[str, str], Callable[[Maker], bool]] = {
     ("", "IsInf"): _is_infinite,
     ("", "LayerNormalization"): _layer_normalisation,
     ("", "LpNormalization"): _lp_normalisation,
+    ("", "Mean"): _mean,
     ("", "OneHot"): _one_hot,
     ("", "Pow"): _power,
     ("", "Resize"): _resize,

@@ -139,6 +139,7 @@ FORMS: dict[str, tuple[list[Any], list[int], Weights, tuple[int, ...]]] = {
     "celu": ([node("Celu", ["x"], ["y"], alpha=0.7)], [2, 3], {}, (12, 21)),
     "several": ([node("Max", ["x", "a", "b"], ["m"]), node("Sum", ["m", "x", "a"], ["y"])], [2, 3],
                 {"a": normal(3), "b": normal(1)}, (9, 13, 21)),
+    "mean of several": ([node("Mean", ["x", "a", "b"], ["y"])], [2, 3], {"a": normal(3), "b": normal(1)}, (9, 13)),
     "infinite": ([node("Log", ["z"], ["l"]), node("Add", ["x", "l"], ["a"]),
                   node("IsInf", ["a"], ["i"], detect_negative=0), node("Cast", ["i"], ["y"], to=1)], [3],
                  {"z": np.array([0, 1, np.inf], np.float32)}, (10, 20, 21)),
