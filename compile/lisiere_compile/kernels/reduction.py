@@ -19,6 +19,7 @@ from lisiere_compile.kernels.nest import Nest, Pack
 from lisiere_compile.kernels.tiles import channelwise_tile, outer_product_tile
 
 _MOST_UNROLLED = 400  # multiply-adds of one tile over the reduced axes that are unrolled
+_WORTH_SHARING = 1 << 18  # multiply-adds that take longer than it takes to wake another thread
 
 
 def outer_product(nest: Nest) -> bool:
@@ -35,7 +36,8 @@ def outer_product(nest: Nest) -> bool:
     sch, target = nest.sch, nest.target
     if not nest.pads:
         _join_pixels(nest)
-    rows, channels = ([1, *nest.extents("S")])[-2:]
+    rows, channels = [1, *nest.extents("S")][-2:]
+    work = math.prod(nest.extents("S")) * math.prod(nest.extents("R"))
     tile = outer_product_tile(rows, channels, target.vector, target.registers)
     if tile is None:
         return False
@@ -56,12 +58,20 @@ def outer_product(nest: Nest) -> bool:
     nest.write_out(inner)
     if not nest.place_epilogue(order, tile.channels, tile.lanes):
         return False
+    by_line = bool(nest.pads) and not weights_first and len(order) > 2
     for pad in nest.pads:
-        if not weights_first and len(order) > 2:
+        if by_line:
             sch.compute_at(pad, order[-3])
         nest.vectorise(pad)
+    _share(nest, work, order[:-2] if by_line else order)
     sch.decompose_reduction(nest.main, reduced[0])
     return True
+
+
+def _share(nest: Nest, work: int, loops: list[Any]) -> None:
+    """Let the threads of the target share the rounds of nested loops, where there is enough to do."""
+    if nest.target.threads > 1 and work >= _WORTH_SHARING:
+        nest.sch.parallel(nest.sch.fuse(*loops))
 
 
 def channelwise(nest: Nest) -> bool:
@@ -113,7 +123,10 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
     if outer:
         x_outer, x_inner = sch.split(outer[-1], [None, tile.rows])
         outer, inner = [*outer[:-1], x_outer], [x_inner, *inner]
-    order = [*outer, c_outer]
+    # Threads share the channels, whose tiles are many; one thread goes through memory in its order.
+    work = math.prod(extents) * steps
+    shared = target.threads > 1 and work >= _WORTH_SHARING
+    order = [c_outer, *outer] if shared else [*outer, c_outer]
     sch.reorder(*order, *reduced, *inner)
     nest.write_out(inner)
     if not nest.place_epilogue(order, tile.channels, tile.lanes):
@@ -122,6 +135,7 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
         for loop in outer[-2:]:
             sch.annotate(loop, "pragma_loop_partition_hint", 1)
     _unroll_small(nest, reduced, tile.rows * tile.vectors)
+    _share(nest, work, [c_outer])
     sch.decompose_reduction(nest.main, reduced[0])
     return True
 

@@ -174,12 +174,16 @@ class _Host:
             "__TVMBackendParallelLaunch": ctypes.CFUNCTYPE(integer, pointer, pointer, integer)(self._launch),
             "__TVMBackendParallelBarrier": ctypes.CFUNCTYPE(integer, integer, pointer)(lambda _task, _env: 0),
         }
-        self._hooks = hooks  # the library calls them for as long as it lives
         for name, hook in hooks.items():
             try:
                 slot = ctypes.c_void_p.in_dll(library, name)
             except ValueError:
                 continue  # this library does not use it
+            # One library serves every model that is loaded from it, in libdlr too: what it has is left to it.
+            if slot.value and name != "__TVMAPISetLastError":
+                continue
+            # The library is never unmapped, so what it points to must stay for as long.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(hook))
             slot.value = ctypes.cast(hook, ctypes.c_void_p).value
 
     def _set_error(self, message: bytes) -> None:
