@@ -144,25 +144,21 @@ def make_artifact(subject: Subject, work: Path, threads: int, say: Callable[[str
 
 
 class Compiled:
-    """The compiled model in the device's own backend: libdlr where it is, else the graph executor."""
+    """The compiled model in the device's own backend, libdlr or else the graph executor, with its inputs in place."""
 
     def __init__(self, folder: Path, feeds: dict[str, Tensor], threads: int) -> None:
         with quiet():  # libdlr tells of its threads
             opened = open_model(open_package(folder), threads=threads)
-        self.backend = opened.backend
-        self._model, self._feeds = opened.model, feeds
         if opened.backend == "onnx":
             raise Rejected(f"Neither libdlr nor the graph executor can run it: {opened.why}")
-        self._last: dict[str, Tensor] = {}
-
-    def call(self) -> object:
-        """Infer once, by the call that a pipeline makes."""
-        self._last = self._model.run(self._feeds)
-        return self._last
+        self.backend = opened.backend
+        model: Any = opened.model
+        model.run(feeds)  # from here on they are in place
+        self.call, self._model, self._feeds = model.infer, model, feeds
 
     def outputs(self) -> list[Tensor]:
-        """Return what the last call gave."""
-        return list(self._last.values())
+        """Return what the inputs give."""
+        return list(self._model.run(self._feeds).values())
 
     def close(self) -> None:
         """Let go of the model."""

@@ -129,14 +129,18 @@ class DlrModel:
             array = given if self._missing is None else np.where(np.isnan(given), np.float32(self._missing), given)
             if self._set(reference, name, shape, _address(array), ndim):
                 self._fail("SetDLRInput")
-        if self._run(reference):
-            self._fail("RunDLRModel")
+        self.infer()
         results = {}
         for output, buffer, index, address in self._getters:
             if self._get(reference, index, address):
                 self._fail("GetDLROutput")
             results[output] = buffer.copy()
         return results
+
+    def infer(self) -> None:
+        """Infer on the inputs that are in place from the last `run`, and leave the outputs where they are."""
+        if self._run(self._reference):
+            self._fail("RunDLRModel")
 
     def close(self) -> None:
         """Delete the model inside libdlr."""

@@ -89,12 +89,16 @@ class GraphModel:
             raise Permanent(f"The model of {self._path} has been closed.")
         for slot, array in zip(self._feeds, check_feeds(self.inputs, feeds), strict=True):
             np.copyto(slot, array)
-        for function, arguments in self._calls:
-            if function(*arguments):
-                raise Permanent(f"A kernel of {self._path} failed: {self._host.error or 'it gave no reason'}.")
+        self.infer()
         return {
             spec.name: head.reshape(spec.shape).copy() for spec, head in zip(self.outputs, self._heads, strict=True)
         }
+
+    def infer(self) -> None:
+        """Infer on the inputs that are in place from the last `run`, and leave the outputs where they are."""
+        for function, arguments in self._calls:
+            if function(*arguments):
+                raise Permanent(f"A kernel of {self._path} failed: {self._host.error or 'it gave no reason'}.")
 
     def close(self) -> None:
         """Let the buffers go. The shared object stays mapped: unloading code is not safe while any may run."""

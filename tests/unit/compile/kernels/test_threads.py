@@ -56,7 +56,7 @@ def three_tasks(library: Path) -> Iterator[list[int]]:
     def launch(body: int, closure: int, tasks: int) -> int:
         calls.append(tasks)
         environment = Environment(None, 3)
-        return max(BODY(body)(task, ctypes.addressof(environment), closure) for task in (2, 1, 0))
+        return max(int(BODY(body)(task, ctypes.addressof(environment), closure)) for task in (2, 1, 0))
 
     hook = LAUNCH(launch)
     slot.value = ctypes.cast(hook, ctypes.c_void_p).value
