@@ -146,9 +146,9 @@ class _Writer:
             expression, tensor = self._arrange(view.held, order)
             sources.append(Source(tensor, view.zero + shift(view.held.dtype, tensor.dtype)))
             expressions.append(expression)
+        # What only kernels read is of the type that they like best.
         dtype = match.held.dtype if root in self._exposed else self._stored
         moved = [number + shift(match.held.dtype, dtype) for number in match.result]
-        # Nothing is in the order of the model that has no need of it, and an output has.
         result = Result(Tensor(match.held.dims, dtype), *moved)
         return self._call(match.build(sources, result), expressions, match.held.dims)
 
