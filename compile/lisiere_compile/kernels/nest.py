@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lisiere_compile.kernels.blocks import blocks, contiguous, extent, is_identity, kinds, name
+from lisiere_compile.kernels.tiles import Plan, Tile, plans
 from lisiere_compile.target import Target
 
 Pack = Callable[[NDArray[Any]], NDArray[Any]]
@@ -26,6 +27,8 @@ class Nest:
         main: the block that reduces.
         last: the block that writes the output.
         pads: blocks that prepare what the reduction reads.
+        choice: which of its plans a rule follows; the first, unless another was found to be faster.
+        plans: what the rule may do, best first; empty when it has nothing to choose.
     """
 
     sch: Any
@@ -35,14 +38,16 @@ class Nest:
     main: Any = None
     last: Any = None
     pads: list[Any] = field(default_factory=list)
+    choice: int = 0
+    plans: tuple[Plan, ...] = ()
 
     @classmethod
-    def of(cls, function: Any, target: Target, constant: frozenset[int]) -> Nest:
+    def of(cls, function: Any, target: Target, constant: frozenset[int], choice: int = 0) -> Nest:
         """Begin a schedule of a PrimFunc."""
         import tvm
 
         sch = tvm.s_tir.Schedule(tvm.IRModule({"main": function}), error_render_level="none")
-        return cls(sch, target, constant)
+        return cls(sch, target, constant, choice=choice)
 
     def find_reduction(self) -> bool:
         """Find the one reduction, and make one block of what follows it.
@@ -73,6 +78,19 @@ class Nest:
                 self.main, self.last = self.last, self.main
         sch.set_scope(self.main, 0, "local")
         return True
+
+    def choose(self, tiles: list[Tile], channels_first: bool) -> Plan | None:
+        """Return the plan to follow.
+
+        Args:
+            tiles: best first.
+            channels_first: whether the rule would have the tiles of other channels come last.
+
+        Returns:
+            None when there is no tile.
+        """
+        self.plans = tuple(plans(tiles, channels_first))
+        return self.plans[min(self.choice, len(self.plans) - 1)] if self.plans else None
 
     def loops(self, kind: str) -> list[Any]:
         """Return the loops of the reduction that are spatial, `S`, or reduced, `R`."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lisiere_compile.kernels.blocks import axes, coefficient, depends, extent, loads
 from lisiere_compile.kernels.nest import Nest, Pack
-from lisiere_compile.kernels.tiles import channelwise_tile, outer_product_tile
+from lisiere_compile.kernels.tiles import channelwise_tiles, outer_product_tiles
 
 _MOST_UNROLLED = 400  # multiply-adds of one tile over the reduced axes that are unrolled
 _WORTH_SHARING = 1 << 18  # multiply-adds that take longer than it takes to wake another thread
@@ -38,9 +38,13 @@ def outer_product(nest: Nest) -> bool:
         _join_pixels(nest)
     rows, channels = [1, *nest.extents("S")][-2:]
     work = math.prod(nest.extents("S")) * math.prod(nest.extents("R"))
-    tile = outer_product_tile(rows, channels, target.vector, target.registers)
-    if tile is None:
+    # Weights that the second cache does not hold are read once: they go round outermost. Others stay in it, and the
+    # panel of one tile serves a whole line of pixels.
+    weights_first = weights.size * 4 > target.l2_bytes // 2
+    plan = nest.choose(outer_product_tiles(rows, channels, target.vector, target.registers), weights_first)
+    if plan is None:
         return False
+    tile, weights_first = plan.tile, plan.channels_first
     if weights.parameter in nest.constant:
         nest.packs[weights.parameter] = _pack(nest, weights, tile.channels)
     spatial, reduced = nest.loops("S"), nest.loops("R")
@@ -49,9 +53,6 @@ def outer_product(nest: Nest) -> bool:
     if outer:
         x_outer, x_inner = sch.split(outer[-1], [None, tile.rows])
         outer, inner = [*outer[:-1], x_outer], [x_inner, *inner]
-    # Weights that the second cache does not hold are read once: they go round outermost. Others stay in it, and the
-    # panel of one tile serves a whole line of pixels.
-    weights_first = weights.size * 4 > target.l2_bytes // 2
     place = 0 if weights_first else max(len(outer) - 1, 0)
     order = [*outer[:place], c_outer, *outer[place:]]
     sch.reorder(*order, *reduced, *inner)
@@ -107,7 +108,10 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
     extents = nest.extents("S")
     rows, channels = [1, *extents][-2:]
     steps = math.prod(nest.extents("R"))
-    tile = channelwise_tile(
+    work = math.prod(extents) * steps
+    # Threads share the channels, whose tiles are many; one thread goes through memory in its order.
+    shared = target.threads > 1 and work >= _WORTH_SHARING
+    tiles = channelwise_tiles(
         rows,
         channels,
         target.vector,
@@ -115,18 +119,17 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
         _MOST_UNROLLED // steps,
         lambda count: _splits(bare, rows, count),
     )
-    if tile is None:
+    plan = nest.choose(tiles, shared)
+    if plan is None:
         return False
+    tile = plan.tile
     spatial, reduced = nest.loops("S"), nest.loops("R")
     c_outer, *inner = sch.split(spatial[-1], [None, tile.vectors, tile.lanes])
     outer = spatial[:-1]
     if outer:
         x_outer, x_inner = sch.split(outer[-1], [None, tile.rows])
         outer, inner = [*outer[:-1], x_outer], [x_inner, *inner]
-    # Threads share the channels, whose tiles are many; one thread goes through memory in its order.
-    work = math.prod(extents) * steps
-    shared = target.threads > 1 and work >= _WORTH_SHARING
-    order = [c_outer, *outer] if shared else [*outer, c_outer]
+    order = [c_outer, *outer] if plan.channels_first else [*outer, c_outer]
     sch.reorder(*order, *reduced, *inner)
     nest.write_out(inner)
     if not nest.place_epilogue(order, tile.channels, tile.lanes):

@@ -17,6 +17,7 @@ from lisiere_compile.kernels.emit import is_written
 from lisiere_compile.kernels.nest import Nest, Pack
 from lisiere_compile.kernels.recurrent import fitted
 from lisiere_compile.kernels.reduction import channelwise, outer_product, padded_channelwise
+from lisiere_compile.kernels.tiles import Plan
 from lisiere_compile.kernels.transcendental import polynomial
 from lisiere_compile.program import Call, Program, Value
 from lisiere_compile.target import Target
@@ -27,15 +28,24 @@ _RULES = (outer_product, channelwise, padded_channelwise, inline_elementwise)
 
 @dataclass
 class Scheduled:
-    """A kernel after its schedule: the PrimFunc, and how the constants that it reads are to be laid out."""
+    """A kernel after its schedule.
+
+    Attributes:
+        function: the PrimFunc.
+        packs: parameter -> how the constant that it reads is to be laid out.
+        plans: what its rule could have done, best first by the rule; empty when there was nothing to choose.
+        choice: which of them it does.
+    """
 
     function: Any
     packs: dict[int, Pack] = field(default_factory=dict)
+    plans: tuple[Plan, ...] = ()
+    choice: int = 0
 
 
 def schedule(program: Program, target: Target) -> dict[str, Scheduled]:
     """Return the kernels that a rule fits, scheduled, by name; the others run as lowering gave them."""
-    constant = _constant_arguments(program)
+    constant = constant_arguments(program)
     found = {
         kernel: schedule_one(function, target, constant.get(kernel, frozenset()))
         for kernel, function in program.functions.items()
@@ -43,13 +53,16 @@ def schedule(program: Program, target: Target) -> dict[str, Scheduled]:
     return {kernel: done for kernel, done in found.items() if done is not None}
 
 
-def schedule_one(function: Any, target: Target, constant: frozenset[int] = frozenset()) -> Scheduled | None:
+def schedule_one(
+    function: Any, target: Target, constant: frozenset[int] = frozenset(), choice: int = 0
+) -> Scheduled | None:
     """Return the scheduled kernel, or None when no rule fits.
 
     Args:
         function: a PrimFunc.
         target: the machine.
         constant: which parameters are constants in every call, so that their layout is ours to choose.
+        choice: which of its plans the rule is to follow.
     """
     if is_written(function):
         return Scheduled(function)
@@ -59,16 +72,16 @@ def schedule_one(function: Any, target: Target, constant: frozenset[int] = froze
         return Scheduled(polynomial(recurrence.function()), {1: recurrence.pack}) if 1 in constant else None
     function = polynomial(function)
     for rule in _RULES:
-        nest = Nest.of(function, target, constant)
+        nest = Nest.of(function, target, constant, choice)
         try:
             if rule(nest):
-                return Scheduled(nest.sch.mod["main"], nest.packs)
+                return Scheduled(nest.sch.mod["main"], nest.packs, nest.plans, choice)
         except RuntimeError:  # a primitive refused this nest; ScheduleError is one of them
             continue
     return None
 
 
-def _constant_arguments(program: Program) -> dict[str, frozenset[int]]:
+def constant_arguments(program: Program) -> dict[str, frozenset[int]]:
     """Which arguments of each kernel are constants in every call of it."""
     found: dict[str, set[int]] = {}
     for call in program.calls:

@@ -1,4 +1,4 @@
-"""How large the tile of accumulators is that a kernel keeps in registers. Arithmetic alone; nothing here knows TVM.
+"""Which tiles of accumulators a kernel may keep in registers, best first. Arithmetic alone; nothing here knows TVM.
 
 The cost is an estimate in cycles of a core that starts two vector multiply-adds and two vector loads a cycle and whose
 multiply-add takes four, which is what the cores of every target have, or a fixed multiple of it.
@@ -28,8 +28,24 @@ class Tile:
         return self.vectors * self.lanes
 
 
-def outer_product_tile(rows: int, channels: int, vector: int, registers: int) -> Tile | None:
-    """Choose the tile of a kernel whose accumulators are data times weights: convolutions and matrix products.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a kernel goes through its output: by which tiles, and whether those of other channels come last of all."""
+
+    tile: Tile
+    channels_first: bool
+
+
+def plans(tiles: list[Tile], channels_first: bool) -> list[Plan]:
+    """Return what a kernel may do, best first as its rule sees it: the best tile in either order, then the others."""
+    return [
+        *(Plan(tile, order) for tile in tiles[:1] for order in (channels_first, not channels_first)),
+        *(Plan(tile, channels_first) for tile in tiles[1:]),
+    ]
+
+
+def outer_product_tiles(rows: int, channels: int, vector: int, registers: int) -> list[Tile]:
+    """Rank the tiles of a kernel whose accumulators are data times weights: convolutions and matrix products.
 
     For each step of the reduction a tile loads its vectors of weights once and each of its rows' numbers once.
 
@@ -40,27 +56,26 @@ def outer_product_tile(rows: int, channels: int, vector: int, registers: int) ->
         registers: vector registers.
 
     Returns:
-        The tile, or None when the channels have no divisor to vectorise by.
+        The tiles, best first; none when the channels have no divisor to vectorise by.
     """
-    best: tuple[float, float] | None = None
-    found: Tile | None = None
-    for tile in _tiles(rows, channels, vector):
+
+    def fits(tile: Tile) -> bool:
         # One row needs its weights once, so they come from memory and take no registers.
         weights = 0 if tile.rows == 1 else tile.vectors
-        if tile.rows * tile.vectors + weights + 1 > registers:
-            continue
+        return tile.rows * tile.vectors + weights + 1 <= registers
+
+    def cost(tile: Tile) -> tuple[float, float]:
         steps = max(tile.rows * tile.vectors / 2, (tile.rows + tile.vectors) / 2, _LATENCY / 2)
         loads = (tile.rows + tile.vectors) / (tile.rows * tile.vectors)
-        cost = (_count(tile, rows, channels) * steps, loads)
-        if best is None or cost < best:
-            best, found = cost, tile
-    return found
+        return _count(tile, rows, channels) * steps, loads
+
+    return sorted(filter(fits, _tiles(rows, channels, vector)), key=cost)
 
 
-def channelwise_tile(
+def channelwise_tiles(
     rows: int, channels: int, vector: int, registers: int, most: int, allowed: Callable[[int], bool]
-) -> Tile | None:
-    """Choose the tile of a kernel that reduces each channel by itself: depthwise convolutions and pools.
+) -> list[Tile]:
+    """Rank the tiles of a kernel that reduces each channel by itself: depthwise convolutions and pools.
 
     Args:
         rows: how many positions a row has.
@@ -71,20 +86,19 @@ def channelwise_tile(
         allowed: whether a tile may have so many rows.
 
     Returns:
-        The tile, or None when the channels have no divisor to vectorise by.
+        The tiles, best first; none when the channels have no divisor to vectorise by.
     """
-    best: tuple[float, float] | None = None
-    found: Tile | None = None
     # Half of the registers: neighbouring steps share what they load.
     most = max(min(most, registers // 2 - 2), 1)
-    for tile in _tiles(rows, channels, vector):
-        if tile.rows * tile.vectors > most or not allowed(tile.rows):
-            continue
+
+    def fits(tile: Tile) -> bool:
+        return tile.rows * tile.vectors <= most and allowed(tile.rows)
+
+    def cost(tile: Tile) -> tuple[float, float]:
         steps = max(tile.rows * tile.vectors, _LATENCY / 2)
-        cost = (_count(tile, rows, channels) * steps, tile.vectors - tile.rows)
-        if best is None or cost < best:
-            best, found = cost, tile
-    return found
+        return _count(tile, rows, channels) * steps, tile.vectors - tile.rows
+
+    return sorted(filter(fits, _tiles(rows, channels, vector)), key=cost)
 
 
 def _count(tile: Tile, rows: int, channels: int) -> int:
