@@ -19,6 +19,7 @@ from lisiere_compile.kernels.nest import Nest, Pack
 from lisiere_compile.kernels.tiles import channelwise_tiles, outer_product_tiles
 
 _MOST_UNROLLED = 400  # multiply-adds of one tile over the reduced axes that are unrolled
+_STEPS = 8  # of the reduction of a single row that are written out
 _WORTH_SHARING = 1 << 18  # multiply-adds that take longer than it takes to wake another thread
 
 
@@ -55,6 +56,8 @@ def outer_product(nest: Nest) -> bool:
         outer, inner = [*outer[:-1], x_outer], [x_inner, *inner]
     place = 0 if weights_first else max(len(outer) - 1, 0)
     order = [*outer[:place], c_outer, *outer[place:]]
+    if tile.rows == 1:
+        reduced = _unroll_steps(nest, reduced)
     sch.reorder(*order, *reduced, *inner)
     nest.write_out(inner)
     if not nest.place_epilogue(order, tile.channels, tile.lanes):
@@ -67,6 +70,15 @@ def outer_product(nest: Nest) -> bool:
     _share(nest, work, order[:-2] if by_line else order)
     sch.decompose_reduction(nest.main, reduced[0])
     return True
+
+
+def _unroll_steps(nest: Nest, reduced: list[Any]) -> list[Any]:
+    """Write a few steps of the reduction out: a single row waits for its weights, so more should be under way."""
+    sch, last = nest.sch, reduced[-1]
+    steps = max(count for count in range(1, _STEPS + 1) if extent(sch, last) % count == 0)
+    outer, inner = sch.split(last, [None, steps])
+    sch.unroll(inner)
+    return [*reduced[:-1], outer, inner]
 
 
 def _share(nest: Nest, work: int, loops: list[Any]) -> None:

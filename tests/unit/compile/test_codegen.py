@@ -1,47 +1,56 @@
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
-from typing import Any
 
-import pytest
+import numpy as np
+from onnx import helper
 
-from lisiere.errors import Rejected
-from lisiere_compile.codegen import build
-from lisiere_compile.target import describe_cpu
+from lisiere.backends import open_backend
+from lisiere.models import open_package
 
+from .conftest import Compile, make_model
 
-def kernel(broken: bool) -> Any:
-    """A kernel that adds one; a broken one calls an intrinsic that has no code on a CPU."""
-    from tvm import te, tirx
-
-    source = te.placeholder((8,), "float32", "a")
-
-    def element(i: Any) -> Any:
-        if broken:
-            return tirx.call_intrin("float32", "tirx.lookup_param", source[i])
-        return source[i] + tirx.const(1, "float32")
-
-    return te.create_prim_func([source, te.compute((8,), element, "b")])
+ALLOCATE = ctypes.CFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int
+)  # fmt: skip
 
 
-def test_a_schedule_that_does_not_compile_costs_one_kernel_its_speed(tmp_path: Path) -> None:
-    plain = {"one": kernel(False), "two": kernel(False)}
-    target = describe_cpu()
-    assert build(plain, plain, target, tmp_path / "k.o") == ()
-    (tmp_path / "k.o").unlink()
-    assert build({**plain, "two": kernel(True)}, plain, target, tmp_path / "k.o") == ("two",)
-    assert (tmp_path / "k.o").stat().st_size > 0
+def asked(folder: Path) -> list[int]:
+    """How many bytes the kernels of an artifact ask the host for in one run."""
+    package = open_package(folder)
+    model = open_backend("graph", package)
+    slot = ctypes.c_void_p.in_dll(ctypes.CDLL(str(folder / "compiled.so")), "__TVMBackendAllocWorkspace")
+    before, sizes = slot.value, []
+    own = ALLOCATE(before or 0)
+
+    def allocate(kind: int, device: int, size: int, code: int, bits: int) -> int:
+        sizes.append(size)
+        return int(own(kind, device, size, code, bits))
+
+    hook = ALLOCATE(allocate)
+    slot.value = ctypes.cast(hook, ctypes.c_void_p).value
+    try:
+        model.run({"x": np.ones(package.manifest.inputs[0].shape, np.float32)})
+    finally:
+        slot.value = before
+    return sizes
 
 
-def test_a_kernel_that_does_not_compile_as_given_is_refused(tmp_path: Path) -> None:
-    broken = {"one": kernel(True)}
-    with pytest.raises(Rejected, match="cannot be compiled"):
-        build(broken, broken, describe_cpu(), tmp_path / "k.o")
+def test_accumulators_and_small_borders_are_on_the_stack(compile_model: Compile) -> None:
+    """Asking the host for them, tile by tile, took a third of the time of a small network."""
+    weights = {"w": np.ones((64, 16, 3, 3), np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)]
+    folder, log = compile_model(make_model(nodes, {"x": (1, 16, 20, 20)}, {"y": (1, 64, 20, 20)}, weights))
+    assert log.unscheduled == ()
+    assert asked(folder) == []
 
 
-def test_a_full_disk_is_an_error_rather_than_the_end_of_the_process(tmp_path: Path) -> None:
-    (tmp_path / "k.o").symlink_to("/dev/full")
-    plain = {"one": kernel(False)}
-    with pytest.raises(OSError, match="No space left"):
-        build(plain, plain, describe_cpu(), tmp_path / "k.o")
-    assert [file.name for file in tmp_path.iterdir()] == ["k.o"]
+def test_what_the_stack_has_no_room_for_is_asked_of_the_host(compile_model: Compile) -> None:
+    """One line of this padded image is larger than the stack is to hold."""
+    weights = {"w": np.ones((8, 64, 3, 3), np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)]
+    folder, _ = compile_model(make_model(nodes, {"x": (1, 64, 3, 400)}, {"y": (1, 8, 3, 400)}, weights))
+    sizes = asked(folder)
+    assert sizes
+    assert min(sizes) > 64 << 10
