@@ -37,6 +37,7 @@ _EPILOG = """\
 examples:
   lisiere compile kws.onnx                                     for this machine, into this folder
   lisiere compile kws.onnx --target rasp4b --output build      for a Raspberry Pi 4
+  lisiere compile net.onnx --tune 60                           try other kernels for a minute, and keep the faster ones
   lisiere compile net.onnx --shape input=1,3,224,224           where the model leaves a dimension open
   lisiere compile models/digits/job.json --output build        a job; its own output is left aside
   lisiere compile net.onnx --target jetson_nano --cloud --role arn:aws:iam::123456789012:role/neo --s3 s3://bucket/neo
@@ -49,6 +50,7 @@ targets:
 
 exit codes: 0 done, 1 failed, 2 the job or the command line is wrong."""
 _MAX_THREADS = 64
+_MAX_TUNE_S = 86400
 
 
 def register(subparsers: Any) -> None:
@@ -68,6 +70,14 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--name", type=_name, metavar="NAME", help="of the model, in place of its own or its file's")
     parser.add_argument("--threads", type=_threads, default=1, metavar="N", help="the most that a run uses (1)")
+    parser.add_argument(
+        "--tune",
+        type=_seconds,
+        default=0,
+        metavar="SECONDS",
+        help="try so long, on this machine, what else its kernels could do, and keep what is faster beyond doubt; may "
+        "take some seconds more, and the same job no longer gives the same bytes",
+    )
     parser.add_argument("--no-onnx", action="store_true", help="leave the ONNX file out of the artifact")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     model = parser.add_argument_group("for a model rather than a job")
@@ -97,6 +107,16 @@ def _threads(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MAX_THREADS:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_MAX_THREADS}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= _MAX_TUNE_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds over 0 and up to {_MAX_TUNE_S}")
+    return seconds
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -148,6 +168,7 @@ def _compile(args: argparse.Namespace, work: Path, log: Log) -> dict[str, Any]:
         output=work / "out" if isinstance(output, str) else output,
         name=args.name,
         threads=args.threads,
+        tune_s=args.tune,
         keep_onnx=not args.no_onnx,
         log=log,
     )
@@ -167,8 +188,9 @@ def _compile_in_cloud(args: argparse.Namespace, job: Job, model: Path, log: Log)
     from lisiere_compile.job import is_job, local_path
     from lisiere_compile.s3 import in_s3
 
-    if args.threads != 1:
-        raise ConfigError("SageMaker has no such option.", "--threads")
+    for option, given in (("--threads", args.threads != 1), ("--tune", args.tune)):
+        if given:
+            raise ConfigError("SageMaker has no such option.", option)
     if in_s3(args.source) or not is_job(Path(args.source)):
         # SageMaker takes a name once only.
         called = f"{job.CompilationJobName[:48].rstrip('-')}-{datetime.now(timezone.utc):%Y%m%d%H%M%S}"
@@ -232,6 +254,7 @@ def _report(folder: Path, log: Log) -> dict[str, Any]:
         "sizes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
         "kernels": log.kernels,
         "unscheduled": list(log.unscheduled),
+        "tuned": log.tuned or None,
         "peak_activation_bytes": build.peak_activation_bytes if build else None,
         "verified": {**verified, "max_difference": log.verdict.max_difference},
     }

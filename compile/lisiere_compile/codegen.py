@@ -34,13 +34,13 @@ def build(scheduled: Mapping[str, Any], functions: Mapping[str, Any], target: Ta
     """
     failed: tuple[str, ...] = ()
     try:
-        module = _module(scheduled, target)
+        module = compile_kernels(scheduled, target)
     except Exception:  # noqa: BLE001 - TVM raises in many classes
         # When each compiles alone, but not together, none is kept.
         failed = tuple(name for name in scheduled if not _compiles(name, scheduled[name], target)) or tuple(scheduled)
         mixed = {name: (functions if name in failed else scheduled)[name] for name in scheduled}
         try:
-            module = _module(mixed, target)
+            module = compile_kernels(mixed, target)
         except Exception as error:  # TVM raises in many classes
             raise Rejected(f"The kernels cannot be compiled for {target.cpu}: {first_line(error)}") from error
     _write(module, file)
@@ -70,13 +70,14 @@ def _write(module: Any, file: Path) -> None:
 
 def _compiles(name: str, function: Any, target: Target) -> bool:
     try:
-        _module({name: function}, target)
+        compile_kernels({name: function}, target)
     except Exception:  # noqa: BLE001 - TVM raises in many classes
         return False
     return True
 
 
-def _module(functions: Mapping[str, Any], target: Target) -> Any:
+def compile_kernels(functions: Mapping[str, Any], target: Target) -> Any:
+    """Compile PrimFuncs together; return TVM's executable, whose functions have their names."""
     import tvm
 
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lisiere.errors import Permanent, Rejected
+from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere.models import Manifest, TensorSpec
 from lisiere.models.manifest import Dtype, Golden, Verified
 from lisiere_compile import artifact, codegen, lower
@@ -23,6 +23,7 @@ from lisiere_compile.frontends import onnx as onnx_frontend
 from lisiere_compile.graph import build_graph, peak_activation_bytes
 from lisiere_compile.job import Job, input_shapes, local_path
 from lisiere_compile.kernels.rules import pack_weights, schedule
+from lisiere_compile.kernels.tune import tune
 from lisiere_compile.link import find_compiler, link
 from lisiere_compile.params import encode_params
 from lisiere_compile.program import Program
@@ -49,6 +50,7 @@ class Log:
         seconds: stage -> seconds, in order.
         verdict: of the gate.
         kernels, unscheduled: how many kernels there are, and which run as TVM gave them.
+        tuned: what tuning did; empty when nobody asked for it.
         interrupted: set by a signal handler; the stage then ends in KeyboardInterrupt even where TVM has swallowed it
             or made another error of it, as its passes do.
     """
@@ -61,6 +63,7 @@ class Log:
     verdict: Verdict = field(default_factory=Verdict)
     kernels: int = 0
     unscheduled: tuple[str, ...] = ()
+    tuned: str = ""
     interrupted: bool = False
 
     @contextmanager
@@ -73,8 +76,17 @@ class Log:
         finally:  # a stage that fails has ended too, and the terminal is left as it was
             self.seconds[name] = time.monotonic() - start
             self.ended(name, self.seconds[name])
-            if self.interrupted:
-                raise KeyboardInterrupt
+            self.heed()
+
+    def heed(self) -> None:
+        """End in KeyboardInterrupt when there was one."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def say(self, text: str) -> None:
+        """Tell how a long stage is getting on, unless it was interrupted."""
+        self.heed()
+        self.said(text)
 
 
 def compile_job(
@@ -84,6 +96,7 @@ def compile_job(
     output: Path | None = None,
     name: str | None = None,
     threads: int = 1,
+    tune_s: float = 0,
     keep_onnx: bool = True,
     log: Log | None = None,
 ) -> Path:
@@ -97,11 +110,13 @@ def compile_job(
         output: in place of the job's S3OutputLocation.
         name: of the model, in place of the one that its model.yaml or its file has.
         threads: the most that a run of the artifact uses.
+        tune_s: how many seconds to spend on kernels that are faster on this machine; the same job then gives other
+            bytes each time.
         keep_onnx: put the ONNX file into the artifact too, so that the onnx backend can run it.
         log: where progress goes.
 
     Raises:
-        ConfigError: the job names something that is not on this machine.
+        ConfigError: the job names something that is not on this machine, or what cannot be tuned is to be.
         Rejected: the model or the target cannot be compiled, or the result is not what its reference gives.
         Permanent: there is no C compiler for the target, or nothing can be written.
     """
@@ -112,12 +127,20 @@ def compile_job(
         output = local_path(job.OutputConfig.S3OutputLocation, base, "$.OutputConfig.S3OutputLocation")
     target = resolve_target(job, threads)
     find_compiler(target)  # what is missing is better said before the work than after it
+    if tune_s and not target.runs_here:
+        raise ConfigError(
+            f"Tuning measures, and this machine cannot run code for {target.name}. Tune on the device itself, with the "
+            "target `native`, or compile without it.",
+            "--tune",
+        )
     try:
         with tempfile.TemporaryDirectory(prefix="lisiere-compile-") as scratch:
             work = Path(scratch)
             with log.stage("import"):
                 source = dataclasses.replace(open_source(where, work, job.InputConfig.Framework), given_name=name)
                 model: Loaded | _Imported
+                if tune_s and source.framework in FRAMEWORKS:
+                    raise ConfigError("An ensemble of trees has no kernels to tune. Leave this out.", "--tune")
                 if source.framework in FRAMEWORKS:
                     model = load(source.file, source.framework, work)
                 else:
@@ -127,7 +150,7 @@ def compile_job(
                 if isinstance(model, Loaded):
                     compile_trees(source, model, target, work, folder, log)
                 else:
-                    _compile_graph(source, model, target, work, folder, keep_onnx, log)
+                    _compile_graph(source, model, target, work, folder, tune_s, keep_onnx, log)
                 with log.stage("pack"):
                     artifact.pack(folder)
     except OSError as error:
@@ -154,7 +177,14 @@ def _import(source: Source, shapes: dict[str, tuple[int, ...]], work: Path) -> _
 
 
 def _compile_graph(
-    source: Source, imported: _Imported, target: Target, work: Path, folder: Path, keep_onnx: bool, log: Log
+    source: Source,
+    imported: _Imported,
+    target: Target,
+    work: Path,
+    folder: Path,
+    tune_s: float,
+    keep_onnx: bool,
+    log: Log,
 ) -> None:
     """Compile a graph of tensors into `folder`, all but the archive of it."""
     onnx, model = imported.onnx, imported.model
@@ -164,7 +194,7 @@ def _compile_graph(
         outputs = _output_specs(program, model.outputs)
         if source.manifest is not None:
             artifact.check_agreement(source.manifest, model.inputs, outputs)
-    program = _generate(program, target, work, log)
+    program = _generate(program, target, work, tune_s, log)
     graph, parameters = build_graph(program, [spec.name for spec in model.inputs])
     with log.stage("link"):
         kernels = KERNELS if program.functions else None
@@ -177,6 +207,8 @@ def _compile_graph(
         if manifest.golden is None:
             manifest = msgspec.structs.replace(manifest, golden=make_golden(folder, onnx, manifest))
         build = artifact.build_record(source, target, library, artifact.GRAPH_TOOLS, peak_activation_bytes(program))
+        if log.tuned:
+            build = msgspec.structs.replace(build, tools={**build.tools, "tune": f"{tune_s:g} s, {log.tuned}"})
         manifest = msgspec.structs.replace(manifest, build=build, neo=artifact.GRAPH_FILES)
         manifest = artifact.write_meaning(folder, source, manifest, onnx if keep_onnx else None)
         pass_gate(folder, manifest, onnx, log)
@@ -196,11 +228,15 @@ def pass_gate(folder: Path, manifest: Manifest, onnx: Path | None, log: Log, ref
     artifact.write_verified(folder, manifest, verified)
 
 
-def _generate(program: Program, target: Target, work: Path, log: Log) -> Program:
+def _generate(program: Program, target: Target, work: Path, tune_s: float, log: Log) -> Program:
     """Write the object file of the kernels, where the program has any; return the program with weights as they read."""
     log.kernels = len(program.functions)
-    with log.stage("schedule"), quiet():
-        scheduled = schedule(program, target)
+    with log.stage("schedule"):
+        with quiet():
+            scheduled = schedule(program, target)
+        if tune_s:
+            tuned = tune(program, scheduled, target, tune_s, log.say)
+            scheduled, log.tuned = tuned.scheduled, str(tuned)
     functions = {
         name: scheduled[name].function if name in scheduled else one for name, one in program.functions.items()
     }

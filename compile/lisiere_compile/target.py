@@ -99,6 +99,12 @@ class Target:
         machine = this_machine()
         return self.arch != machine.arch or ("linux" in self.triple) != (machine.system == "Linux")
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine runs code for it, as far as can be told."""
+        features = this_machine().features
+        return not self.cross and (features is None or features.issuperset(self.features))
+
 
 def target_names() -> tuple[str, ...]:
     """Return the names that `TargetDevice` may have here."""

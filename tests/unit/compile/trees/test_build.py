@@ -13,7 +13,7 @@ import pytest
 from lisiere.backends import open_backend
 from lisiere.backends.dlr import find_library
 from lisiere.backends.golden import load_golden
-from lisiere.errors import Rejected
+from lisiere.errors import ConfigError, Rejected
 from lisiere.models import open_package
 from lisiere_compile import compiler
 from lisiere_compile.artifact import archive_of
@@ -74,6 +74,12 @@ def test_libdlr_answers_as_the_library_that_trained_the_model(kind: str, tmp_pat
         found = np.concatenate([model.run({"data": row[None]})["output"] for row in inputs])
         model.close()
         np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=1e-6)
+
+
+def test_an_ensemble_has_nothing_to_tune(tmp_path: Path) -> None:
+    job = parse(make_job(saved("xgb-multi"), Framework="XGBOOST"))
+    with pytest.raises(ConfigError, match="no kernels to tune"):
+        compile_job(job, tmp_path, tune_s=1)
 
 
 @pytest.mark.usefixtures("in_process")
