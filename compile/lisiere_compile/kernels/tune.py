@@ -6,7 +6,6 @@ by low percentiles, since other processes only ever make a run slower.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lisiere_compile.codegen import compile_kernels
+from lisiere_compile.graph import nbytes
 from lisiere_compile.kernels.rules import Scheduled, constant_arguments, schedule_one
-from lisiere_compile.program import Program
+from lisiere_compile.program import Call, Program, Value
 from lisiere_compile.quiet import quiet
 from lisiere_compile.target import Target
 
@@ -25,8 +26,8 @@ _MARGIN = 0.03
 _RIVALS = 8  # compiled together: more would overrun the time by more
 _ROUNDS = 12
 _HOPELESS = 1.25  # times the best one's time
-_MOMENT_S = 0.0005
-_MOST_COPIES = 32
+_MOMENT_S = 0.002
+_MOST_REPEATS = 32
 _SAY_EVERY_S = 2.0
 
 # Runs a kernel for a moment and returns the seconds of one call.
@@ -77,7 +78,7 @@ def tune(
         clock: in seconds.
     """
     end, said = clock() + seconds, clock()
-    prepare = prepare or Bench(program, target)
+    prepare = prepare or Bench(program, scheduled, target)
     constant = constant_arguments(program)
     found = Tuned(dict(scheduled))
     names = [name for name, one in scheduled.items() if len(one.plans) > 1]
@@ -94,7 +95,7 @@ def tune(
                     others.append(other)
         best = _fastest([mine, *others], name, prepare, lambda: clock() >= end)
         found.tried += 1
-        # Once more, in other places of the memory.
+        # Once more: what a disturbance gave it would not come twice.
         if best is not mine and clock() < end:
             best = _fastest([mine, best], name, prepare, lambda: clock() >= end)
             found.improved += best is not mine
@@ -142,74 +143,117 @@ def _low(times: list[float]) -> float:
 
 
 class Bench:
-    """Compiles kernels into this process and times them on random tensors."""
+    """Compiles kernels into this process, and times them where they stand in the model.
 
-    def __init__(self, program: Program, target: Target) -> None:
-        self._target = target
-        self._calls = {call.kernel: call for call in program.calls}
-        self._constants = program.constants
+    What a kernel costs depends on what the caches hold, so the calls before it run first, and are not timed. Every
+    value of the program has memory of its own: what runs again finds what it found, places in other tensors included.
+    """
+
+    def __init__(self, program: Program, scheduled: Mapping[str, Scheduled], target: Target) -> None:
+        self._program, self._scheduled, self._target = program, scheduled, target
         if target.threads > 1:
             import tvm
 
             tvm.get_global_func("runtime.config_threadpool")(1, target.threads)
-        # What the model reads of its constants between two calls of a kernel, as far as the caches could tell.
-        self._between = min(2 * target.l2_bytes, sum(array.nbytes for array in program.constants.values()))
+        plain = {name: Scheduled(function) for name, function in program.functions.items()}
+        chosen = {**plain, **scheduled}
+        with quiet():
+            functions = self._compile({name: one.function for name, one in chosen.items()})
+        self._functions = {name: one for name, one in functions.items() if one is not None}
+        self._tensors: dict[Value, Any] = {}
+        self._places: dict[str, int] = {}
+        self._calls: list[tuple[Any, list[Any], int]] = []  # what runs, on what, and the bytes that it touches
+        for call in program.calls:
+            if call.kernel in self._functions:
+                self._places.setdefault(call.kernel, len(self._calls))
+                touched = sum(nbytes(value) for value in (*call.tensors, *call.outputs))
+                self._calls.append((self._functions[call.kernel], self._arguments(call, chosen[call.kernel]), touched))
+        for function, arguments, _ in self._calls:
+            function(*arguments)
 
     def __call__(self, rivals: Sequence[tuple[str, Scheduled]]) -> list[Timer | None]:
-        """Compile kernels together, or each by itself where that fails, and make tensors for them."""
-        functions = {f"{name}_{place}": one.function for place, (name, one) in enumerate(rivals)}
+        """Compile kernels together, or each by itself where that fails, and make them ready."""
+        new = {
+            f"{name}_{place}": one.function for place, (name, one) in enumerate(rivals) if not self._is_own(name, one)
+        }
         with quiet():
-            compiled = self._compile(functions)
-        held: dict[Any, Any] = {}  # kernels of one shape share tensors
+            compiled = self._compile(new)
+        functions = [
+            compiled.get(f"{name}_{place}", self._functions.get(name)) for place, (name, _) in enumerate(rivals)
+        ]
         return [
-            None if function is None else self._timer(function, name, one, held)
-            for (name, one), function in zip(rivals, compiled, strict=True)
+            None if function is None or name not in self._places else self._timer(function, name, one)
+            for (name, one), function in zip(rivals, functions, strict=True)
         ]
 
-    def _compile(self, functions: dict[str, Any]) -> list[Any]:
+    def _is_own(self, name: str, one: Scheduled) -> bool:
+        return self._scheduled.get(name) is one
+
+    def _compile(self, functions: dict[str, Any]) -> dict[str, Any]:
         """Return what runs each function; None for those that do not compile."""
+        if not functions:
+            return {}
         try:
             module = compile_kernels(functions, self._target)
-            return [module[name] for name in functions]
+            return {name: module[name] for name in functions}
         except Exception:  # noqa: BLE001 - TVM raises in many classes
             if len(functions) == 1:
-                return [None]
-            return [self._compile({name: function})[0] for name, function in functions.items()]
+                return dict.fromkeys(functions)
+            return {name: self._compile({name: function})[name] for name, function in functions.items()}
 
-    def _timer(self, function: Any, name: str, one: Scheduled, held: dict[Any, Any]) -> Timer:
-        call = self._calls[name]
-        constant = {place for place, value in enumerate(call.arguments) if value in self._constants}
-        size = sum(self._constants[value].nbytes for value in call.tensors if value in self._constants)
-        # The kernel gets its constants from several places in turn, so that they come from the memory that they would.
-        copies = min(_MOST_COPIES, math.ceil(self._between / size)) if size else 1
-        slots = call.wrapper.slots
+    def _timer(self, function: Any, name: str, one: Scheduled) -> Timer:
+        place = self._places[name]
+        call = next(call for call in self._program.calls if call.kernel == name)
+        arguments = self._calls[place][1] if self._is_own(name, one) else self._arguments(call, one)
+        before: list[tuple[Any, list[Any]]] = []
+        filled = 0
+        for step in range(1, len(self._calls)):  # round the end, as one run follows another
+            if filled >= 2 * self._target.l2_bytes:
+                break
+            earlier, its, touched = self._calls[place - step]
+            before.insert(0, (earlier, its))
+            filled += touched
 
-        def argument(place: int, kind: Any, copy: int) -> Any:
-            if slots[place] is not None:
-                return slots[place]
-            return self._tensor(held, (name, place, copy if place in constant else 0), kind)
-
-        kinds = [parameter.ty for parameter in one.function.params]
-        lists = [[argument(place, kind, copy) for place, kind in enumerate(kinds)] for copy in range(copies)]
-
-        def run(calls: int) -> float:
-            turns = [lists[turn % copies] for turn in range(calls)]
+        def run() -> float:
+            for earlier, its in before:
+                earlier(*its)
             start = time.perf_counter()
-            for arguments in turns:
-                function(*arguments)
-            return (time.perf_counter() - start) / calls
+            function(*arguments)
+            return time.perf_counter() - start
 
-        run(1)  # the first call resolves symbols
-        calls = max(copies, math.ceil(_MOMENT_S / run(copies)))
-        return lambda: run(calls)
+        def several() -> float:
+            return _low([run() for _ in range(repeats)])
 
-    def _tensor(self, held: dict[Any, Any], key: tuple[str, int, int], kind: Any) -> Any:
-        import tvm
+        run()  # the first call resolves symbols
+        start = time.perf_counter()
+        run()
+        repeats = min(max(int(_MOMENT_S / (time.perf_counter() - start)), 1), _MOST_REPEATS)
+        return several
 
-        shape, dtype = tuple(int(size) for size in kind.shape), str(kind.dtype)
-        if (key, shape) not in held:
-            # Whole numbers may be places in another tensor, of which 0 is one.
-            whole = not dtype.startswith("float")
-            data = np.zeros(shape, dtype) if whole else np.random.default_rng(0).random(shape, np.float32)
-            held[key, shape] = tvm.runtime.tensor(data.astype(dtype))
-        return held[key, shape]
+    def _arguments(self, call: Call, one: Scheduled) -> list[Any]:
+        """Return what a call passes to a schedule of its kernel: tensors and numbers, then the outputs."""
+        found: list[Any] = []
+        for place, value in enumerate((*call.arguments, *call.outputs)):
+            if not isinstance(value, Value):
+                found.append(value)
+            elif place in one.packs:
+                found.append(_tensor(one.packs[place](self._program.constants[value])))
+            else:
+                if value not in self._tensors:
+                    self._tensors[value] = _tensor(self._content(value))
+                found.append(self._tensors[value])
+        return found
+
+    def _content(self, value: Value) -> NDArray[Any]:
+        """Return what a value holds before anything runs: inputs are random, but whole numbers may be places, so 0."""
+        if value in self._program.constants:
+            return self._program.constants[value]
+        if np.issubdtype(value.dtype, np.floating):
+            return np.random.default_rng(0).random(value.shape, np.float32).astype(value.dtype)
+        return np.zeros(value.shape, value.dtype)
+
+
+def _tensor(array: NDArray[Any]) -> Any:
+    import tvm
+
+    return tvm.runtime.tensor(np.ascontiguousarray(array).reshape(array.shape))

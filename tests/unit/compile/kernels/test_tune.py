@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -142,11 +143,20 @@ def test_kernels_that_do_not_compile_are_left_alone(lowered: Lowered) -> None:
     assert (found.tried, found.scheduled) == (0, scheduled)
 
 
-def test_the_bench_times_what_compiles(lowered: Lowered) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_bench_times_every_plan_that_compiles(lowered: Lowered, threads: int) -> None:
     program, target, scheduled = lowered
-    rivals = list(scheduled.items())
-    broken = Scheduled(None)
-    timers = Bench(program, target)([*rivals, (rivals[0][0], broken)])
+    rivals: list[tuple[str, Scheduled]] = []
+    for name, one in scheduled.items():
+        rivals.append((name, one))
+        wider = [choice for choice, plan in enumerate(one.plans) if plan.tile.channels != one.plans[0].tile.channels]
+        for choice in wider[:1]:  # whose weights lie in another order
+            other = schedule_one(program.functions[name], target, constant_arguments(program)[name], choice)
+            assert other is not None
+            rivals.append((name, other))
+    assert len(rivals) > len(scheduled)
+    bench = Bench(program, scheduled, dataclasses.replace(target, threads=threads))
+    timers = bench([*rivals, (rivals[0][0], Scheduled(None))])
     assert timers[-1] is None
     assert all(timer is not None and 0 < timer() < 1 for timer in timers[:-1])
 
