@@ -15,6 +15,7 @@ from lisiere_compile import quantise
 from lisiere_compile.frontends.onnx import OnnxModel, first_line, name_nodes
 from lisiere_compile.layout import CHANNELS_LAST, sink_transposes
 from lisiere_compile.program import COPY, Call, Program, Value
+from lisiere_compile.regular import make_regular
 from lisiere_compile.target import Target
 
 # bfloat16 and float8 are not NumPy's, and the parameter format has no code for them.
@@ -35,6 +36,8 @@ def legalise(module: Any, model: OnnxModel, target: Target) -> Any:
         [
             passes.DecomposeOpsForInference(),
             tvm.transform.module_pass(lambda module, _context: quantise.rewrite(module, target), opt_level=0),
+            passes.FoldConstant(),
+            tvm.transform.module_pass(lambda module, _context: make_regular(module, target.vector), opt_level=0),
             passes.ConvertLayout(CHANNELS_LAST),
             passes.FoldConstant(),
             tvm.transform.module_pass(lambda module, _context: sink_transposes(module), opt_level=0),
@@ -47,14 +50,20 @@ def legalise(module: Any, model: OnnxModel, target: Target) -> Any:
             passes.DeadCodeElimination(),
         ]
     )
+    reason: Exception | None = None
     try:
         with tvm.target.Target(target.tvm()):
-            return sequence(module)
-    except Exception as error:  # TVM raises what its passes raise, in many classes
-        if dynamic := _dynamic(module):
-            named = name_operators(dynamic, model)
-            raise Rejected(f"The model has shapes that are known only at run time, from {named}.") from error
-        raise Rejected(f"The model cannot be lowered: {first_line(error)}") from error
+            lowered = sequence(module)
+        if not _dynamic(lowered):
+            return lowered
+    except Exception as error:  # noqa: BLE001 - TVM raises what its passes raise, in many classes
+        reason = error
+    if dynamic := _dynamic(module):
+        named = name_operators(dynamic, model)
+        raise Rejected(f"The model has shapes that are known only at run time, from {named}.") from reason
+    raise Rejected(
+        f"The model cannot be lowered: {first_line(reason) if reason else 'a shape is not known.'}"
+    ) from reason
 
 
 def _dynamic(module: Any) -> list[str]:

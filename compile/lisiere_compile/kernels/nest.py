@@ -110,10 +110,14 @@ class Nest:
     def place_epilogue(self, order: list[Any], channels: int, lanes: int) -> bool:
         """Compute what follows the reduction tile by tile, while the accumulators are in registers."""
         sch = self.sch
-        sch.reverse_compute_at(self.last, order[-1])
+        sch.reverse_compute_at(self.last, order[-1], preserve_unit_loops=True)
         tail = sch.get_loops(self.last)[len(order) :]
-        if not tail or extent(sch, tail[-1]) != channels:
+        if not tail or extent(sch, tail[-1]) > channels:
             return False
+        if extent(sch, tail[-1]) < channels:  # the channels that are cut off again
+            for loop in tail:
+                sch.unroll(loop)
+            return True
         self.write_out([*tail[:-1], *sch.split(tail[-1], [None, lanes])])
         return True
 

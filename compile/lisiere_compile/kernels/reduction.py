@@ -35,8 +35,6 @@ def outer_product(nest: Nest) -> bool:
     if weights is None:
         return False
     sch, target = nest.sch, nest.target
-    if not nest.pads:
-        _join_pixels(nest)
     rows, channels = [1, *nest.extents("S")][-2:]
     work = math.prod(nest.extents("S")) * math.prod(nest.extents("R"))
     # Weights that the second cache does not hold are read once: they go round outermost. Others stay in it, and the
@@ -119,6 +117,8 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
     sch, target = nest.sch, nest.target
     extents = nest.extents("S")
     rows, channels = [1, *extents][-2:]
+    if channels == 1:  # there is nothing to vectorise by
+        return False
     steps = math.prod(nest.extents("R"))
     work = math.prod(extents) * steps
     # Threads share the channels, whose tiles are many; one thread goes through memory in its order.
@@ -231,29 +231,6 @@ def _likely(function: Any) -> Any:
         return tvm.tirx.if_then_else(mark(call.args[0]), *call.args[1:])
 
     return tvm_ffi.structural_map(function, [(tvm.ir.Call, visit)])
-
-
-def _join_pixels(nest: Nest) -> None:
-    """Make one axis of the rows and columns of an image when the kernel never tells them apart, as in 1x1."""
-    sch, main, last = nest.sch, nest.main, nest.last
-    if len(axes(sch, main, "S")) != 4 or len(axes(sch, last, "S")) != 4:
-        return
-    height, width = nest.extents("S")[1:3]
-    if height == 1:
-        return
-    for block in (main, last):
-        _, y, x, _ = axes(sch, block, "S")
-        for load in loads(sch, block):
-            if not (depends(load, y) or depends(load, x)):
-                continue
-            shape, indices = load.source.ty.shape, load.indices
-            if len(indices) != 4 or not indices[1].same_as(y) or not indices[2].same_as(x):
-                return
-            if (int(shape[1]), int(shape[2])) != (height, width):
-                return
-    sch.transform_layout(main, ("write", 0), lambda n, y, x, c: (n, y * width + x, c))
-    sch.transform_block_layout(main, lambda n, y, x, c, *rest: (n, y * width + x, c, *rest))
-    sch.transform_block_layout(last, lambda n, y, x, c: (n, y * width + x, c))
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from lisiere_compile.kernels.emit import is_written
 from lisiere_compile.kernels.nest import Nest, Pack
 from lisiere_compile.kernels.recurrent import fitted
 from lisiere_compile.kernels.reduction import channelwise, outer_product, padded_channelwise
+from lisiere_compile.kernels.rows import rowwise
 from lisiere_compile.kernels.tiles import Plan
 from lisiere_compile.kernels.transcendental import polynomial
 from lisiere_compile.program import Call, Program, Value
 from lisiere_compile.target import Target
 
 # The first that fits wins.
-_RULES = (outer_product, channelwise, padded_channelwise, inline_elementwise)
+_RULES = (outer_product, channelwise, padded_channelwise, rowwise, inline_elementwise)
 
 
 @dataclass
@@ -70,12 +71,12 @@ def schedule_one(
     if recurrence is not None:
         # Only the layout of weights that are constants is ours to choose.
         return Scheduled(polynomial(recurrence.function()), {1: recurrence.pack}) if 1 in constant else None
-    function = polynomial(function)
     for rule in _RULES:
         nest = Nest.of(function, target, constant, choice)
         try:
             if rule(nest):
-                return Scheduled(nest.sch.mod["main"], nest.packs, nest.plans, choice)
+                # At the end, since a rule may make two of one expression.
+                return Scheduled(polynomial(nest.sch.mod["main"]), nest.packs, nest.plans, choice)
         except RuntimeError:  # a primitive refused this nest; ScheduleError is one of them
             continue
     return None
