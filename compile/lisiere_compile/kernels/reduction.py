@@ -121,8 +121,12 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
         return False
     steps = math.prod(nest.extents("R"))
     work = math.prod(extents) * steps
-    # Threads share the channels, whose tiles are many; one thread goes through memory in its order.
+    # Threads share the channels, whose tiles are many. One thread goes through memory in its order, unless the first
+    # cache holds a small image in the channels of a tile, but not the lines of all channels that a window spans.
     shared = target.threads > 1 and work >= _WORTH_SHARING
+    image = 4 * math.prod(extents[:-1]) * target.vector
+    lines = 4 * rows * channels * nest.extents("R")[0]
+    small = 2 * image <= target.l1_bytes < 2 * lines
     tiles = channelwise_tiles(
         rows,
         channels,
@@ -131,7 +135,7 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
         _MOST_UNROLLED // steps,
         lambda count: _splits(bare, rows, count),
     )
-    plan = nest.choose(tiles, shared)
+    plan = nest.choose(tiles, shared or small)
     if plan is None:
         return False
     tile = plan.tile
