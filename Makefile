@@ -43,7 +43,7 @@ bench: $(VENV)/dev.stamp $(COMPILED)
 
 models: $(COMPILED)
 
-build/models/%.stamp: models/%/job.json models/%/model.yaml models/%/model.onnx $(wildcard compile/lisiere_compile/*.py) | $(VENV)/demo.stamp
+build/models/%.stamp: models/%/job.json models/%/model.yaml models/%/model.onnx $(shell find compile/lisiere_compile -name '*.py') | $(VENV)/demo.stamp
 	$(BIN)/lisiere compile models/$*/job.json
 	@touch $@
 
