@@ -11,11 +11,15 @@ from typing import Any
 from lisiere_compile.kernels.blocks import axes, blocks, coefficient, extent, kinds, loads
 from lisiere_compile.kernels.nest import Nest
 
+_FEW_STEPS = 64  # of one block
 _FEWEST_LANES = 4  # fewer cost more to join than they save
 
 
 def rowwise(nest: Nest) -> bool:
-    """Vectorise every reduction of a kernel along its rows, and what stands between them."""
+    """Vectorise every reduction of a kernel along its rows, and what stands between them.
+
+    A kernel that is done sooner than it is called, such as the softmax of a few classes, is well as it is.
+    """
     sch = nest.sch
     every = blocks(sch)
     reductions = [block for block in every if "R" in kinds(sch, block)]
@@ -23,7 +27,7 @@ def rowwise(nest: Nest) -> bool:
         return False
     done = [_by_lanes(nest, block) for block in reductions]
     if not any(done):
-        return False
+        return max(_steps(sch, block) for block in every) <= _FEW_STEPS
     for block in every:
         if block not in reductions:
             nest.vectorise(block)
@@ -37,6 +41,11 @@ def _along_rows(sch: Any, block: Any) -> bool:
     axis = axes(sch, block, "R")[-1]
     places = [coefficient(index, axis) for load in loads(sch, block) for index in load.indices[:-1]]
     return all(place == 0 for place in places)
+
+
+def _steps(sch: Any, block: Any) -> int:
+    """How often a block runs."""
+    return math.prod(extent(sch, loop) for loop in sch.get_loops(block))
 
 
 def _by_lanes(nest: Nest, block: Any) -> bool:

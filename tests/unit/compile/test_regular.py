@@ -48,6 +48,7 @@ def test_any_number_of_columns_has_a_schedule(made: int, compile_model: Compile)
     [
         ("Softmax", {"axis": -1}, (3, 64), (3, 64)),
         ("Softmax", {"axis": 1}, (2, 6, 10), (2, 6, 10)),
+        ("Softmax", {"axis": -1}, (1, 10), (1, 10)),
         ("ReduceMean", {"axes": [-1], "keepdims": 0}, (5, 48), (5,)),
         ("ReduceMax", {"axes": [2, 3]}, (1, 3, 8, 16), (1, 3, 1, 1)),
         ("GlobalAveragePool", {}, (1, 3, 7, 7), (1, 3, 1, 1)),
@@ -61,3 +62,10 @@ def test_reductions_and_functions_give_what_onnx_runtime_gives(
     _, log = compile_model(make_model([node], {"x": shape}, {"y": made}, {}))
     assert log.verdict.cases > 0
     assert log.verdict.max_difference < 2e-6
+
+
+@pytest.mark.parametrize("classes", [10, 64])
+def test_the_softmax_of_few_and_of_many_classes_has_a_schedule(classes: int, compile_model: Compile) -> None:
+    node = helper.make_node("Softmax", ["x"], ["y"], axis=-1)
+    _, log = compile_model(make_model([node], {"x": (1, classes)}, {"y": (1, classes)}, {}))
+    assert log.unscheduled == ()
