@@ -41,13 +41,13 @@ def make_regular(module: Any, vector: int) -> Any:
             groups = int(call.attrs.groups)
             if groups > 1:
                 return self._grouped(call, weights, groups)
-            unchanged = _filled(weights.shape[0], vector) == weights.shape[0]
+            unchanged = _width(weights.shape[0], vector) == weights.shape[0]
             return call if unchanged else self._filled(call, call.args[0], weights)
 
         def _product(self, call: Any, weights: NDArray[Any]) -> Any:
             """A matrix product with columns of zeros."""
             made = weights.shape[-1]
-            wanted = _filled(made, vector)
+            wanted = _width(made, vector)
             if weights.ndim != 2 or wanted == made:
                 return call
             wide = np.pad(weights, ((0, 0), (0, wanted - made)))
@@ -57,7 +57,7 @@ def make_regular(module: Any, vector: int) -> Any:
         def _filled(self, call: Any, x: Any, weights: NDArray[Any]) -> Any:
             """A convolution with channels of zeros where they are needed."""
             made = weights.shape[0]
-            wanted = _filled(made, vector)
+            wanted = _width(made, vector)
             if wanted == made:
                 return self._convolution(call, x, weights)
             wide = np.pad(weights, [(0, wanted - made), *[(0, 0)] * (weights.ndim - 1)])
@@ -108,7 +108,7 @@ def make_regular(module: Any, vector: int) -> Any:
     return module
 
 
-def _filled(channels: int, vector: int) -> int:
+def _width(channels: int, vector: int) -> int:
     """How many channels fill vectors: as many as there are when a good part of a vector divides them."""
     whole = min(vector, _SMALLEST)
     if channels % whole == 0:
