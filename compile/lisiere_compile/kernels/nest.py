@@ -72,10 +72,6 @@ class Nest:
             sch.compute_inline(block)
         # Without an epilogue the accumulators are copied out.
         self.last = epilogue[-1] if epilogue else sch.cache_write(self.main, 0, "global")
-        if not epilogue:
-            self.main, self.last = self.last, self.main
-            if "R" not in kinds(sch, self.main):
-                self.main, self.last = self.last, self.main
         sch.set_scope(self.main, 0, "local")
         return True
 
@@ -100,6 +96,15 @@ class Nest:
     def extents(self, kind: str) -> list[int]:
         """Return how often the loops of a kind run."""
         return [extent(self.sch, loop) for loop in self.loops(kind)]
+
+    def split(self, tile: Tile) -> tuple[list[Any], Any, list[Any]]:
+        """Split the spatial loops of the reduction by a tile: those over tiles, the one over channels, those inside."""
+        *outer, channels = self.loops("S")
+        c_outer, *inner = self.sch.split(channels, [None, tile.vectors, tile.lanes])
+        if outer:
+            x_outer, x_inner = self.sch.split(outer[-1], [None, tile.rows])
+            outer, inner = [*outer[:-1], x_outer], [x_inner, *inner]
+        return outer, c_outer, inner
 
     def write_out(self, loops: list[Any]) -> None:
         """Write the loops of a tile out: the last as one vector, the others one after the other."""

@@ -46,12 +46,8 @@ def outer_product(nest: Nest) -> bool:
     tile, weights_first = plan.tile, plan.channels_first
     if weights.parameter in nest.constant:
         nest.packs[weights.parameter] = _pack(nest, weights, tile.channels)
-    spatial, reduced = nest.loops("S"), nest.loops("R")
-    c_outer, *inner = sch.split(spatial[-1], [None, tile.vectors, tile.lanes])
-    outer = spatial[:-1]
-    if outer:
-        x_outer, x_inner = sch.split(outer[-1], [None, tile.rows])
-        outer, inner = [*outer[:-1], x_outer], [x_inner, *inner]
+    reduced = nest.loops("R")
+    outer, c_outer, inner = nest.split(tile)
     place = 0 if weights_first else max(len(outer) - 1, 0)
     order = [*outer[:place], c_outer, *outer[place:]]
     if tile.rows == 1:
@@ -139,12 +135,8 @@ def _tile_channels(nest: Nest, bare: list[tuple[int, int]] | None) -> bool:
     if plan is None:
         return False
     tile = plan.tile
-    spatial, reduced = nest.loops("S"), nest.loops("R")
-    c_outer, *inner = sch.split(spatial[-1], [None, tile.vectors, tile.lanes])
-    outer = spatial[:-1]
-    if outer:
-        x_outer, x_inner = sch.split(outer[-1], [None, tile.rows])
-        outer, inner = [*outer[:-1], x_outer], [x_inner, *inner]
+    reduced = nest.loops("R")
+    outer, c_outer, inner = nest.split(tile)
     order = [c_outer, *outer] if plan.channels_first else [*outer, c_outer]
     sch.reorder(*order, *reduced, *inner)
     nest.write_out(inner)
