@@ -64,7 +64,8 @@ def extended() -> Iterator[None]:
     from tvm.relax.frontend.onnx import onnx_frontend
 
     original = onnx_frontend._get_convert_map
-    onnx_frontend._get_convert_map = lambda: original() | own_converters()
+    together = original() | own_converters()  # once: the importer asks for it at every node
+    onnx_frontend._get_convert_map = lambda: together
     try:
         yield
     finally:
