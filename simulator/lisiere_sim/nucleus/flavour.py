@@ -1,0 +1,78 @@
+"""The two nuclei: classic (Java) and lite (C). What differs between them stands here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Name = Literal["classic", "lite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """How one nucleus behaves.
+
+    Attributes:
+        version: what `GGC_VERSION` says.
+        needs_runtime: whether a manifest applies only when its platform names a `runtime` (`*` or this one's).
+        yaml_scalars_are_strings: whether numbers, booleans and null of a YAML recipe arrive as strings.
+        ipc_payload_max: bytes of an IPC message's payload.
+        spools: whether what cannot be sent to IoT Core waits in a spooler; else it is refused.
+        runs_shutdown: whether `shutdown`, `recover` and `Skipif` are heeded; else stopping is SIGTERM alone.
+        finishes_install_only: whether a component without `run` and `startup` reaches FINISHED.
+        crosses_components: whether `{OTHER.COMPONENT:artifacts:path}` is known.
+        unpacks_local_artifacts: whether a local deployment unzips artifacts.
+        path_suffix: what `{artifacts:path}` ends with.
+        message_key: under which key an error's body has its sentence.
+        shadows: whether there is a shadow manager.
+    """
+
+    name: Name
+    version: str
+    runtime: str
+    needs_runtime: bool
+    yaml_scalars_are_strings: bool
+    ipc_payload_max: int
+    spools: bool
+    runs_shutdown: bool
+    finishes_install_only: bool
+    crosses_components: bool
+    unpacks_local_artifacts: bool
+    path_suffix: str
+    message_key: str
+    shadows: bool
+
+
+CLASSIC = Flavour(
+    name="classic",
+    version="2.15.0",
+    runtime="aws_nucleus_classic",
+    needs_runtime=False,
+    yaml_scalars_are_strings=False,
+    ipc_payload_max=10 * 1024 * 1024,
+    spools=True,
+    runs_shutdown=True,
+    finishes_install_only=True,
+    crosses_components=True,
+    unpacks_local_artifacts=True,
+    path_suffix="",
+    message_key="message",
+    shadows=True,
+)
+LITE = Flavour(
+    name="lite",
+    version="2.6.0",
+    runtime="aws_nucleus_lite",
+    needs_runtime=True,
+    yaml_scalars_are_strings=True,
+    ipc_payload_max=10_000,
+    spools=False,
+    runs_shutdown=False,
+    finishes_install_only=False,
+    crosses_components=False,
+    unpacks_local_artifacts=False,
+    path_suffix="/",
+    message_key="_message",
+    shadows=False,
+)
+FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (CLASSIC, LITE)}
