@@ -24,7 +24,7 @@ demo: $(COMPILED)
 	$(BIN)/lisiere simulate
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q -m "not soak"
+	$(BIN)/python -m pytest -q -m "not soak" -n logical --maxprocesses 8 --dist worksteal
 
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q -m soak

@@ -197,6 +197,6 @@ def _round_down(threshold: NDArray[Any], strict: NDArray[np.bool_]) -> NDArray[n
     """Return the largest float32 that passes `x <= threshold`, or `x < threshold` where strict; NaN if none does."""
     with np.errstate(over="ignore"):
         near = threshold.astype(np.float32)
-    below = np.nextafter(near, np.float32(-np.inf))
+        below = np.nextafter(near, np.float32(-np.inf))
     found = np.where((near > threshold) | (strict & (near == threshold)), below, near)
     return np.where(strict & (threshold == -np.inf), np.float32(np.nan), found).astype(np.float32)

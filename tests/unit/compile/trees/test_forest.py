@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lisiere.errors import Rejected
@@ -115,14 +115,15 @@ def test_what_does_not_make_a_forest_is_refused(tree: dict[str, Any], header: di
 FLOATS = st.one_of(st.floats(width=64), st.floats(width=32))
 
 
+@example(threshold=float(np.finfo(np.float32).min), value=0.0, strict=False, near=-1)
 @given(threshold=FLOATS, value=st.floats(width=32), strict=st.booleans(), near=st.integers(-2, 2))
 def test_a_rounded_threshold_divides_float32_as_the_wide_one(
     threshold: float, value: float, strict: bool, near: int
 ) -> None:
     with np.errstate(over="ignore"):
         close = np.float32(threshold)  # where it matters
-    for _ in range(abs(near)):
-        close = np.nextafter(close, np.float32(np.inf if near > 0 else -np.inf))
+        for _ in range(abs(near)):
+            close = np.nextafter(close, np.float32(np.inf if near > 0 else -np.inf))
     rounded = _round_down(np.array([threshold]), np.array([strict]))[0]
     assert rounded.dtype == np.float32
     for number in (np.float32(value), close):
