@@ -1,0 +1,92 @@
+"""GetConfiguration, UpdateConfiguration and SubscribeToConfigurationUpdate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lisiere_sim.nucleus.configuration import ConfigurationStore, KeyPath
+from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
+
+# A component may not give itself rights.
+_PROTECTED = "accessControl"
+
+
+class ConfigurationOperations:
+    """What components do with configuration: read anybody's, change their own."""
+
+    def __init__(self, store: ConfigurationStore) -> None:
+        self._store = store
+
+    def operations(self) -> dict[str, Operation]:
+        """Return the operations by name."""
+        return {
+            "GetConfiguration": self._get,
+            "UpdateConfiguration": self._update,
+            "SubscribeToConfigurationUpdate": self._subscribe,
+        }
+
+    async def _get(self, call: Call) -> dict[str, Any]:
+        component, path = _asked(call)
+        value = self._find(component, path)
+        # The nuclei give a leaf in a mapping with its own key.
+        return {"componentName": component, "value": value if isinstance(value, dict) else {path[-1]: value}}
+
+    async def _update(self, call: Call) -> dict[str, Any]:
+        _, path = _asked(call)
+        value = call.request.get("valueToMerge")
+        timestamp = call.request.get("timestamp", time.time())
+        if "valueToMerge" not in call.request:
+            raise IpcError("InvalidArgumentsError", "UpdateConfiguration lacks valueToMerge.")
+        if not isinstance(timestamp, int | float) or isinstance(timestamp, bool):
+            raise IpcError("InvalidArgumentsError", "UpdateConfiguration's timestamp must be Unix time in seconds.")
+        if not path and not isinstance(value, dict):
+            raise IpcError("InvalidArgumentsError", "UpdateConfiguration without keyPath must merge a mapping.")
+        if _PROTECTED in (path[:1] or value or ()):
+            raise IpcError(
+                "InvalidArgumentsError", f"A component cannot change its own {_PROTECTED}; a deployment can."
+            )
+        if path and isinstance(value, dict) and set(value) == {path[-1]} and self._is_leaf(call.component, path):
+            # The SDK takes mappings alone, so a leaf comes as GetConfiguration gave it: in one with its own key.
+            value = value[path[-1]]
+        if self._store.merge(call.component, path, value, float(timestamp)):
+            raise IpcError(
+                "ConflictError",
+                f"/{'/'.join(path)} of {call.component} was set later than this update's timestamp, so it stays.",
+            )
+        return {}
+
+    async def _subscribe(self, call: Call) -> dict[str, Any]:
+        component, path = _asked(call)
+        self._find(component, path)
+
+        def tell(changed: KeyPath) -> None:
+            event = {"componentName": component, "keyPath": list(changed)}
+            call.stream.send("ConfigurationUpdateEvents", {"configurationUpdateEvent": event})
+
+        call.stream.on_close(self._store.watch(component, path, tell))
+        return {}
+
+    def _find(self, component: str, path: KeyPath) -> Any:
+        try:
+            return self._store.read(component, path)
+        except KeyError:
+            raise IpcError(
+                "ResourceNotFoundError", f"Key not found: the configuration of {component} has no /{'/'.join(path)}."
+            ) from None
+
+    def _is_leaf(self, component: str, path: KeyPath) -> bool:
+        try:
+            return not isinstance(self._store.read(component, path), dict)
+        except KeyError:
+            return False
+
+
+def _asked(call: Call) -> tuple[str, KeyPath]:
+    component = call.request.get("componentName") or call.component
+    path = call.request.get("keyPath") or []
+    if not isinstance(component, str) or not isinstance(path, list) or not all(isinstance(key, str) for key in path):
+        raise IpcError(
+            "InvalidArgumentsError", f"{call.operation} takes a name as componentName and a list of keys as keyPath."
+        )
+    return component, tuple(path)
