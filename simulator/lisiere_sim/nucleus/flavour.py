@@ -17,6 +17,7 @@ class Flavour:
         needs_runtime: whether a manifest applies only when its platform names a `runtime` (`*` or this one's).
         yaml_scalars_are_strings: whether numbers, booleans and null of a YAML recipe arrive as strings.
         ipc_payload_max: bytes of an IPC message's payload.
+        in_flight: unacknowledged publishes to IoT Core at most; lite refuses what is more.
         spools: whether what cannot be sent to IoT Core waits in a spooler; else it is refused.
         runs_shutdown: whether `shutdown`, `recover` and `Skipif` are heeded; else stopping is SIGTERM alone.
         finishes_install_only: whether a component without `run` and `startup` reaches FINISHED.
@@ -33,6 +34,7 @@ class Flavour:
     needs_runtime: bool
     yaml_scalars_are_strings: bool
     ipc_payload_max: int
+    in_flight: int
     spools: bool
     runs_shutdown: bool
     finishes_install_only: bool
@@ -50,6 +52,7 @@ CLASSIC = Flavour(
     needs_runtime=False,
     yaml_scalars_are_strings=False,
     ipc_payload_max=10 * 1024 * 1024,
+    in_flight=5,
     spools=True,
     runs_shutdown=True,
     finishes_install_only=True,
@@ -66,6 +69,7 @@ LITE = Flavour(
     needs_runtime=True,
     yaml_scalars_are_strings=True,
     ipc_payload_max=10_000,
+    in_flight=10,
     spools=False,
     runs_shutdown=False,
     finishes_install_only=False,

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from lisiere_sim.nucleus.limits import Refused
+from lisiere_sim.nucleus.spooler import Message, Spooler
+
+
+def message(name: str, size: int = 10, qos: int = 1) -> Message:
+    return Message(name, b"x" * size, qos, retain=False)
+
+
+def names(spooler: Spooler) -> list[str]:
+    return [spooler.take().topic for _ in range(len(spooler))]
+
+
+def test_first_in_first_out_and_what_failed_goes_to_the_front() -> None:
+    spooler = Spooler(1000, Counter())
+    for name in "abc":
+        spooler.store(message(name))
+    taken = [spooler.take(), spooler.take()]
+    for one in reversed(taken):
+        spooler.put_back(one)
+    assert names(spooler) == ["a", "b", "c"]
+
+
+def test_full_it_refuses_the_new_message_and_keeps_the_old() -> None:
+    spooler = Spooler(25, Counter())
+    spooler.store(message("a"))
+    spooler.store(message("b"))
+    with pytest.raises(Refused, match="full") as caught:
+        spooler.store(message("c"))
+    assert caught.value.reason == "spooler_full"
+    with pytest.raises(Refused, match="larger than"):
+        spooler.store(message("d", size=26))
+    assert names(spooler) == ["a", "b"]
+
+
+def test_full_it_drops_qos_0_first_and_only_as_much_as_is_needed() -> None:
+    dropped: Counter[str] = Counter()
+    spooler = Spooler(40, dropped)
+    for name, qos in (("a", 1), ("b", 0), ("c", 0), ("d", 0)):
+        spooler.store(message(name, qos=qos))
+    spooler.store(message("e", size=15))
+    assert names(spooler) == ["a", "d", "e"]
+    assert dropped == {"spooler_full": 2}
+
+
+def test_what_is_under_way_counts_until_it_is_acknowledged() -> None:
+    spooler = Spooler(10, Counter())
+    spooler.store(message("a"))
+    under_way = spooler.take()
+    with pytest.raises(Refused):
+        spooler.store(message("b"))
+    spooler.forget(under_way)
+    spooler.store(message("b"))
+
+
+def test_dropping_says_how_many() -> None:
+    dropped: Counter[str] = Counter()
+    spooler = Spooler(1000, dropped)
+    spooler.store(message("a"))
+    spooler.store(message("b", qos=0))
+    assert spooler.drop_all("stopped") == 2
+    assert dropped == {"stopped": 2}
+    assert len(spooler) == 0
