@@ -19,38 +19,12 @@ from lisiere.errors import Retryable
 from lisiere_sim.broker import Address
 from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.limits import Bucket, Limits, Refused, covers
-from lisiere_sim.nucleus.mqtt import Connection
-from lisiere_sim.nucleus.spooler import SPOOL_BYTES, Message, Spooler
-
-OnMessage = Callable[[str, bytes], None]
+from lisiere_sim.nucleus.mqtt import Connection, MqttSettings
+from lisiere_sim.nucleus.spooler import Message, Spooler
+from lisiere_sim.nucleus.subscriptions import OnMessage, Subscription, Subscriptions
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class MqttSettings:
-    """The nucleus's own `mqtt` settings.
-
-    Attributes:
-        in_flight: unacknowledged publishes at most; the flavour's own number when None.
-        ack_timeout_s: how long the broker may take to acknowledge; then the connection is given up. Both nuclei have
-            30 s.
-        retries: how often a publish is tried again before the spooler drops it.
-        spool_bytes: of payloads in the spooler.
-        keep_qos_0: whether QoS 0 is spooled while offline.
-        keepalive_s: how long the broker may say nothing.
-        reconnect_s: the first pause before connecting again, and the longest; classic has 1 and 120 s, lite 5 and
-            300 s, which is much on a laptop.
-    """
-
-    in_flight: int | None = None
-    ack_timeout_s: float = 30.0
-    retries: int = 100
-    spool_bytes: int = SPOOL_BYTES
-    keep_qos_0: bool = False
-    keepalive_s: int = 15
-    reconnect_s: tuple[float, float] = (1.0, 5.0)
 
 
 @dataclass(slots=True)
@@ -80,12 +54,6 @@ class _UnderWay:
     message: Message
     sent_at: float
     done: asyncio.Future[None] | None = None  # who waits for the acknowledgement: lite alone
-
-
-@dataclass(eq=False, slots=True)
-class _Subscription:
-    filter: str
-    callback: OnMessage
 
 
 class IotCore:
@@ -120,9 +88,7 @@ class IotCore:
         self._throughput = Bucket(self._limits.bytes_per_s)
         self._link: Connection | None = None
         self._under_way: dict[int, _UnderWay] = {}
-        self._subscriptions: list[_Subscription] = []
-        self._upstream: set[str] = set()
-        self._reconciling = asyncio.Lock()
+        self._subscriptions = Subscriptions()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wanted = asyncio.Event()
         self._attempted = asyncio.Event()
@@ -142,7 +108,7 @@ class IotCore:
     @property
     def upstream(self) -> frozenset[str]:
         """The filters that are subscribed to at the broker."""
-        return frozenset(self._upstream)
+        return frozenset(self._subscriptions.upstream)
 
     def status(self) -> dict[str, Any]:
         """Return the counters and the state, as `lisiere nucleus status` shows them."""
@@ -157,7 +123,7 @@ class IotCore:
             "connects": counters.connects,
             "spooled": len(self._spooler),
             "in_flight": len(self._under_way),
-            "subscriptions": sorted(self._upstream),
+            "subscriptions": sorted(self.upstream),
             "refused": dict(counters.refused),
             "dropped": dict(counters.dropped),
         }
@@ -232,7 +198,7 @@ class IotCore:
         Raises:
             Refused: the filter is wrong, the broker is away, or it refuses.
         """
-        subscription = _Subscription(text, callback)
+        subscription = Subscription(text, callback)
         try:
             await self._admit(subscription)
         except BaseException as error:  # being cancelled is no reason to stay subscribed
@@ -242,17 +208,17 @@ class IotCore:
             raise
         return lambda: self._unsubscribe(subscription)
 
-    async def _admit(self, subscription: _Subscription) -> None:
+    async def _admit(self, subscription: Subscription) -> None:
         text, most = subscription.filter, self._limits.subscriptions
         self._limits.check_filter(text)
-        self._subscriptions.append(subscription)
-        if most is not None and len(self._needed()) > most:
+        self._subscriptions.add(subscription)
+        if most is not None and len(self._subscriptions.needed()) > most:
             raise Refused("too_many_subscriptions", f"A connection to IoT Core has {most} subscriptions at most.")
         try:
-            await self._reconcile()
+            await self._subscriptions.reconcile(self._link)
         except Retryable as error:
             raise Refused("offline", str(error)) from error
-        if not any(covers(wide, text) for wide in self._upstream):
+        if not any(covers(wide, text) for wide in self.upstream):
             raise Refused("subscription", f"The broker does not grant a subscription to {text}.")
 
     def _refuse(self, refusal: Refused) -> None:
@@ -360,12 +326,12 @@ class IotCore:
     async def _take_up(self, link: Connection) -> None:
         """Subscribe again, and send what has waited."""
         self._link = link
-        self._upstream = set()
+        self._subscriptions.upstream.clear()
         self.counters.connects += 1
         self._said = ""
         _log.info("IoT Core: connected to %s:%d as %s.", *self._address, self._thing)
         self._attempted.set()
-        await self._reconcile()
+        await self._subscriptions.reconcile(self._link)
         self._pump()
 
     def _forget_link(self, why: str) -> None:
@@ -373,7 +339,7 @@ class IotCore:
             self._said = why
             _log.warning("IoT Core: offline. %s", why)
         self._link = None
-        self._upstream = set()
+        self._subscriptions.upstream.clear()
         under_way, self._under_way = list(self._under_way.values()), {}
         for one in reversed(under_way):  # the oldest ends up in front
             if one.done is not None:
@@ -417,48 +383,16 @@ class IotCore:
 
     def _received(self, topic: str, payload: bytes) -> None:
         self.counters.received += 1
-        claimed = [one for one in self._subscriptions if covers(one.filter, topic)]
-        for one in claimed:
-            one.callback(topic, payload)
-        if not claimed:
+        if not self._subscriptions.dispatch(topic, payload):
             self.counters.unclaimed += 1
 
-    def _needed(self) -> set[str]:
-        """The fewest filters that cover all subscriptions."""
-        filters = {one.filter for one in self._subscriptions}
-        return {text for text in filters if not any(wide != text and covers(wide, text) for wide in filters)}
-
-    async def _reconcile(self) -> None:
-        """Subscribe at the broker to what is needed, then give up what no longer is.
-
-        Raises:
-            Retryable: the connection is gone.
-        """
-        async with self._reconciling:
-            link = self._link
-            if link is None:
-                raise Retryable("There is no connection to IoT Core.")
-            if new := sorted(self._needed() - self._upstream):
-                refused = await link.subscribe(new)
-                if link is not self._link:
-                    raise Retryable("The connection to IoT Core is gone.")
-                self._upstream |= set(new) - set(refused)
-                for text in refused:
-                    _log.warning("IoT Core: the broker does not grant a subscription to %s.", text)
-            if old := sorted(self._upstream - self._needed()):
-                self._upstream -= set(old)
-                await link.unsubscribe(old)
-
-    def _unsubscribe(self, subscription: _Subscription) -> None:
-        if subscription not in self._subscriptions:
-            return
-        self._subscriptions.remove(subscription)
-        if self._link is not None:
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        if self._subscriptions.remove(subscription) and self._link is not None:
             self._spawn(self._reconcile_later())
 
     async def _reconcile_later(self) -> None:
         with contextlib.suppress(Retryable):  # the next connection subscribes to what is needed then
-            await self._reconcile()
+            await self._subscriptions.reconcile(self._link)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -11,15 +11,43 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
 
 from lisiere.errors import Retryable
 from lisiere_sim.broker import Address
+from lisiere_sim.nucleus.spooler import SPOOL_BYTES
 
 _FILTERS_A_PACKET = 8  # IoT Core's limit
 _MISC_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MqttSettings:
+    """The nucleus's own `mqtt` settings.
+
+    Attributes:
+        in_flight: unacknowledged publishes at most; the flavour's own number when None.
+        ack_timeout_s: how long the broker may take to acknowledge; then the connection is given up. Both nuclei have
+            30 s.
+        retries: how often a publish is tried again before the spooler drops it.
+        spool_bytes: of payloads in the spooler.
+        keep_qos_0: whether QoS 0 is spooled while offline.
+        keepalive_s: how long the broker may say nothing.
+        reconnect_s: the first pause before connecting again, and the longest; classic has 1 and 120 s, lite 5 and
+            300 s, which is much on a laptop.
+    """
+
+    in_flight: int | None = None
+    ack_timeout_s: float = 30.0
+    retries: int = 100
+    spool_bytes: int = SPOOL_BYTES
+    keep_qos_0: bool = False
+    keepalive_s: int = 15
+    reconnect_s: tuple[float, float] = (1.0, 5.0)
+
 
 OnAcknowledged = Callable[[int], None]
 OnMessage = Callable[[str, bytes], None]
