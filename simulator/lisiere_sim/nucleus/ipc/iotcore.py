@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-from typing import Any, Protocol
+from typing import Any
 
+from lisiere_sim.nucleus.access import Access, Service
 from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.iotcore import IotCore
 from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
 from lisiere_sim.nucleus.limits import Refused
 
-SERVICE = "aws.greengrass.ipc.mqttproxy"
-
-
-class Access(Protocol):
-    """What is asked of access control."""
-
-    def check(self, component: str, service: str, operation: str, resource: str) -> None:
-        """Raise IpcError UnauthorizedError unless a policy of the component allows it."""
+SERVICE: Service = "aws.greengrass.ipc.mqttproxy"
 
 
 class IotCoreOperations:
@@ -49,31 +42,20 @@ class IotCoreOperations:
         return {}
 
     async def subscribe(self, call: Call) -> dict[str, Any]:
-        """Subscribe; what arrives before the response is out is sent after it."""
+        """Subscribe until the stream closes."""
         topic = self._topic(call)
         self._qos(call)
         self._access.check(call.component, SERVICE, call.operation, topic)
-        early: list[dict[str, Any]] | None = []
 
         def forward(name: str, payload: bytes) -> None:
-            event = {"message": {"topicName": name, "payload": base64.b64encode(payload).decode()}}
-            if early is None:
-                call.stream.send("IoTCoreMessage", event)
-            else:
-                early.append(event)
-
-        def begin() -> None:
-            nonlocal early
-            waiting, early = early or [], None
-            for event in waiting:
-                call.stream.send("IoTCoreMessage", event)
+            message = {"topicName": name, "payload": base64.b64encode(payload).decode()}
+            call.stream.send("IoTCoreMessage", {"message": message})
 
         try:
             unsubscribe = await self._core.subscribe(topic, forward)
         except Refused as refusal:
             raise IpcError("ServiceError", f"Subscribe to topic {topic} failed with error {refusal}") from refusal
         call.stream.on_close(unsubscribe)
-        asyncio.get_running_loop().call_soon(begin)
         return {}
 
     def _topic(self, call: Call) -> str:
