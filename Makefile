@@ -3,6 +3,7 @@
 # make check   formatting, lint and types
 # make bench   speed and memory, as ratios in one run
 # make soak    the slow forms of the tests
+# make component   the Greengrass component, in greengrass-build/
 # Each makes .venv when it is missing, and installs only when the pinned versions have changed.
 
 PYTHON ?= python3
@@ -14,11 +15,11 @@ COMPILED := $(SAMPLES:%=build/models/%.stamp)
 # The compiler links with the machine's C compiler; a machine without one gets one as a wheel.
 CC_LOCK := $(if $(shell command -v cc || command -v gcc || command -v clang),,-r requirements/cc.txt)
 
-.PHONY: demo test check format bench soak lock models clean help
+.PHONY: demo test check format bench soak component lock models clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 demo: $(COMPILED)
 	$(BIN)/lisiere simulate
@@ -41,6 +42,9 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp $(COMPILED)
 	PYTHONPATH=tests $(BIN)/python -m bench.run
 
+component:
+	scripts/build-component
+
 models: $(COMPILED)
 
 build/models/%.stamp: models/%/job.json models/%/model.yaml models/%/model.onnx $(shell find compile/lisiere_compile -name '*.py') | $(VENV)/demo.stamp
@@ -58,6 +62,12 @@ $(VENV)/demo.stamp: requirements/demo.txt requirements/cc.txt pyproject.toml | $
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Components hold models for ARM, which zig links where GCC for it is absent.
+$(VENV)/component.stamp: requirements/cc.txt | $(VENV)/demo.stamp
+	command -v aarch64-linux-gnu-gcc >/dev/null && command -v arm-linux-gnueabihf-gcc >/dev/null || \
+	  $(PIP) install --require-hashes -r requirements/cc.txt
+	@touch $@
+
 $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml | $(BIN)/python
 	@echo "Installing what the tests need; this takes a minute or two, once."
 	$(PIP) install --require-hashes -r requirements/dev.txt
@@ -70,4 +80,4 @@ lock: $(VENV)/dev.stamp
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf build bench $(VENV)
+	rm -rf build bench greengrass-build components/*/greengrass-build $(VENV)

@@ -1,4 +1,4 @@
-"""Pin the versions: one lock for the demo, one for development that agrees with it, one for the C compiler.
+"""Pin the versions: one lock for the demo; for development, the C compiler and the Greengrass component what agrees.
 
 The locks hold for every platform and Python that the project supports, carry hashes, and name no index.
 """
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+DEVICE = ("dlr", "camera", "greengrass")
 DEMO = ("dlr", "onnx", "camera", "compile", "greengrass", "simulator")
 # All but torch, whose builds for GPUs take gigabytes.
 DEV = (*DEMO, "bench", "cc", "cloud", "dev", "train", "trees")
@@ -34,3 +35,4 @@ if __name__ == "__main__":
         "--constraint=constraints.in",
     )
     lock("cc", "cc.in", "--constraint=dev.txt")
+    lock("device", "../pyproject.toml", *(f"--extra={extra}" for extra in DEVICE), "--constraint=demo.txt")
