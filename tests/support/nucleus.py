@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lisiere_sim.loopthread import LoopThread
 from lisiere_sim.nucleus.access import Access
 from lisiere_sim.nucleus.configuration import ConfigurationStore
@@ -152,3 +154,14 @@ def ipc(
         finally:
             running.loop.call(running.server.stop())
             running.loop.stop()
+
+
+@contextlib.contextmanager
+def refused(code: str, *words: str) -> Iterator[None]:
+    """Expect one of the SDK's errors, with these words in its message."""
+    from awsiot.greengrasscoreipc import model
+
+    with pytest.raises(getattr(model, code)) as caught:
+        yield
+    for word in words:
+        assert word in (caught.value.message or ""), caught.value

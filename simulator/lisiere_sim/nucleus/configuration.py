@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from lisiere.errors import ConfigError
+from lisiere_sim.nucleus.keep import set_aside, write_whole
 
 KeyPath = tuple[str, ...]
 # Called after a change with the path of what changed.
@@ -141,12 +142,7 @@ class ConfigurationStore:
             saved = msgspec.json.decode(self._file.read_bytes(), type=_File)
             self._components = {name: _whole(part) for name, part in saved.components.items()}
         except (msgspec.MsgspecError, ValueError) as error:
-            aside = self._file.with_name(f"{self._file.name}.damaged")
-            self._file.replace(aside)
-            return (
-                f"{self._file} is damaged ({error}), so it was set aside as {aside.name} and the configuration starts "
-                "from the recipes' defaults. Deploy again what had been set."
-            )
+            return set_aside(self._file, error, "the configuration starts from the recipes' defaults")
         return ""
 
     def save(self) -> None:
@@ -159,9 +155,7 @@ class ConfigurationStore:
                 for name, part in self._components.items()
             }
         )
-        fresh = self._file.with_name(f"{self._file.name}.new")
-        fresh.write_bytes(msgspec.json.encode(saved))
-        fresh.replace(self._file)
+        write_whole(self._file, msgspec.json.encode(saved))
 
     def _changed(self, component: str, before: dict[KeyPath, Any]) -> None:
         self.save()

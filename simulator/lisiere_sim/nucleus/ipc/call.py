@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Code = Literal[
+    "ComponentNotFoundError",
     "ConflictError",
     "FailedUpdateConditionCheckError",
     "InvalidArgumentsError",
