@@ -118,6 +118,19 @@ class ConfigurationStore:
         if self._components.pop(component, None) is not None:
             self.save()
 
+    def snapshot(self, component: str) -> object:
+        """Return all there is of a component, for `restore`."""
+        return copy.deepcopy(self._components.get(component, _Component()))
+
+    def restore(self, component: str, snapshot: object) -> None:
+        """Go back to a snapshot; watchers are told what that changes."""
+        if not isinstance(snapshot, _Component):
+            raise TypeError("restore() takes what snapshot() has returned")
+        kept = self._components.setdefault(component, _Component())
+        with _Changes(self, component):
+            copied = copy.deepcopy(snapshot)
+            kept.document, kept.defaults, kept.stamps = copied.document, copied.defaults, copied.stamps
+
     def watch(self, component: str, path: KeyPath, callback: Watcher) -> Callable[[], None]:
         """Have something called after each change at, below or above a path. Returns what ends that."""
         entry = (path, callback)

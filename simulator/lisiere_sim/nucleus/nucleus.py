@@ -1,0 +1,190 @@
+"""The nucleus: everything that a component needs around it, wired together, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.handlers
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lisiere_sim.broker import choose_broker
+from lisiere_sim.nucleus.access import Access
+from lisiere_sim.nucleus.configuration import ConfigurationStore
+from lisiere_sim.nucleus.control import Command, Control
+from lisiere_sim.nucleus.deployments import Deployments
+from lisiere_sim.nucleus.flavour import CLASSIC, Flavour
+from lisiere_sim.nucleus.iotcore import IotCore
+from lisiere_sim.nucleus.ipc.call import Operation
+from lisiere_sim.nucleus.ipc.configuration import ConfigurationOperations
+from lisiere_sim.nucleus.ipc.iotcore import IotCoreOperations
+from lisiere_sim.nucleus.ipc.journal import Journal
+from lisiere_sim.nucleus.ipc.pubsub import PubSub
+from lisiere_sim.nucleus.ipc.server import IpcServer
+from lisiere_sim.nucleus.layout import Layout
+from lisiere_sim.nucleus.lifecycle import Patience
+from lisiere_sim.nucleus.limits import Limits
+from lisiere_sim.nucleus.logs import FILE_BYTES
+from lisiere_sim.nucleus.packages import Packages
+from lisiere_sim.nucleus.surroundings import Settings, Surroundings
+from lisiere_sim.nucleus.tokens import Tokens
+
+_log = logging.getLogger("lisiere_sim.nucleus")
+_ANSWERED_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a nucleus is to be.
+
+    Attributes:
+        broker: `embedded`, `mosquitto` or HOST:PORT.
+        settle: seconds that new components must stay up for a deployment to have succeeded.
+    """
+
+    root: Path
+    flavour: Flavour = CLASSIC
+    broker: str = "embedded"
+    settings: Settings = field(default_factory=Settings)
+    patience: Patience = field(default_factory=Patience)
+    limits: Limits = field(default_factory=Limits)
+    settle: float = 2.0
+    log_ipc: bool = False
+
+
+class Nucleus:
+    """A nucleus in one folder. `start`, then `deployments.deploy`; `stop` ends all that it has started."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.layout = Layout(options.root)
+        self.store = ConfigurationStore(self.layout.config / "configuration.json")
+        self.journal = Journal(_log.info)
+        self.journal.verbose = options.log_ipc
+        self.tokens = Tokens()
+        self.packages = Packages(self.layout, options.flavour)
+        self.iotcore: IotCore | None = None
+        self.server: IpcServer | None = None
+        self.around = Surroundings(
+            self.layout, options.flavour, options.settings, options.patience, self.store, self.tokens, self._disconnect
+        )
+        self.deployments = Deployments(self.packages, self.around, self.store, self, options.settle)
+        self._broker = choose_broker(options.broker, self.layout.config)
+        self._handler: logging.Handler | None = None
+        self._control = Control(self.layout.control, {})
+        # Called when somebody asks by the control socket for the nucleus to stop.
+        self.on_stop: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Start, and bring back what was deployed in this root before.
+
+        Raises:
+            LisiereError: the root is taken, or something cannot be started. All that had been started is stopped.
+        """
+        self.layout.make()
+        self.layout.lock()
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        layout, options = self.layout, self.options
+        self._handler = logging.handlers.RotatingFileHandler(
+            layout.log, maxBytes=FILE_BYTES, backupCount=1, encoding="utf-8"
+        )
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        _log.addHandler(self._handler)
+        if _log.getEffectiveLevel() > logging.INFO:
+            _log.setLevel(logging.INFO)
+        await self.around.end_leftovers()
+        damaged = self.store.load()
+        if damaged:
+            _log.warning("%s", damaged)
+        host, port = await asyncio.to_thread(self._broker.start)
+        self.iotcore = IotCore((host, port), options.settings.thing, options.flavour, options.limits)
+        await self.iotcore.start()
+        self.server = IpcServer(
+            layout.socket, self.tokens.authenticate, self._operations(self.iotcore), options.flavour, self.journal
+        )
+        await self.server.start()
+        _log.info(
+            "Nucleus %s %s in %s; thing %s, broker %s at %s:%d.",
+            options.flavour.name, options.flavour.version, layout.root, options.settings.thing,
+            self._broker.name, host, port,
+        )  # fmt: skip
+        self._control = Control(layout.control, self._commands())
+        await self._control.start()
+        await self.deployments.resume()
+
+    async def stop(self) -> None:
+        """Stop the components in reverse order, then the rest. Calling it twice does no harm."""
+        await self._control.stop()
+        await self.deployments.stop()
+        if self.server is not None:
+            await self.server.stop()
+        if self.iotcore is not None:
+            iotcore, self.iotcore = self.iotcore, None
+            await iotcore.stop()
+        await asyncio.to_thread(self._broker.stop)
+        if self._handler is not None:
+            _log.removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+        self.layout.unlock()
+
+    async def ask(self, deployment: str, components: list[str]) -> None:
+        """See `deployments.Consent`."""
+
+    def status(self) -> dict[str, Any]:
+        """Return what `lisiere nucleus status --json` prints."""
+        return {
+            "root": str(self.layout.root),
+            "pid": os.getpid(),
+            "flavour": self.options.flavour.name,
+            "version": self.options.flavour.version,
+            "thing": self.options.settings.thing,
+            "components": [
+                {
+                    "name": one.name,
+                    "version": one.recipe.version,
+                    "state": one.state,
+                    "why": one.why,
+                    "restarts": one.restarts,
+                    "root": one.name in self.deployments.roots,
+                }
+                for one in self.deployments.components.values()
+            ],
+            "iot_core": self.iotcore.status() if self.iotcore is not None else {},
+        }
+
+    def _commands(self) -> dict[str, Command]:
+        async def status(_: dict[str, Any]) -> Any:
+            return self.status()
+
+        async def restart(request: dict[str, Any]) -> None:
+            await self.deployments.restart(str(request.get("component")))
+
+        async def stop(request: dict[str, Any]) -> None:
+            if request.get("component") is not None:
+                await self.deployments.find(str(request["component"])).stop()
+            else:
+                asyncio.get_running_loop().call_later(_ANSWERED_S, self.on_stop)
+
+        return {"status": status, "restart": restart, "stop": stop}
+
+    def _operations(self, iotcore: IotCore) -> Mapping[str, Operation]:
+        access = Access(self.store, self.options.settings.thing)
+        return {
+            **ConfigurationOperations(self.store).operations(),
+            **PubSub(access).operations(),
+            **IotCoreOperations(iotcore, access, self.options.flavour).operations(),
+        }
+
+    def _disconnect(self, component: str) -> None:
+        if self.server is not None:
+            self.server.disconnect(component)

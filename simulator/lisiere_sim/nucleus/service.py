@@ -1,0 +1,193 @@
+"""`lisiere nucleus run`: from the command line to a nucleus that runs until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lisiere.documents import read_yaml
+from lisiere.errors import ConfigError, Rejected
+from lisiere_sim.nucleus import registry
+from lisiere_sim.nucleus.deployments import ConfigurationUpdate, Deployment
+from lisiere_sim.nucleus.flavour import FLAVOURS
+from lisiere_sim.nucleus.nucleus import Nucleus, Options
+from lisiere_sim.nucleus.processes import User, find_user, own_user
+from lisiere_sim.nucleus.recipe import Recipe
+from lisiere_sim.nucleus.surroundings import Settings
+
+_log = logging.getLogger("lisiere_sim.nucleus")
+_DEFAULT_USERS = ("ggc_user", "nobody")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code.
+
+    Raises:
+        LisiereError: the nucleus cannot be started, or the first deployment is wrong.
+    """
+    with _root(args) as root:
+        settings = Settings(args.thing, args.region, component_user(args.component_user), environment(args.env))
+        options = Options(root, FLAVOURS[args.flavour], args.broker, settings, log_ipc=args.log_ipc)
+        return asyncio.run(_serve(options, args))
+
+
+async def _serve(options: Options, args: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    nucleus = Nucleus(options)
+    nucleus.on_stop = stop.set
+    await nucleus.start()
+    work = loop.create_task(_deploy(nucleus, args))
+    waiting = loop.create_task(stop.wait())
+    try:
+        with registry.entry(nucleus.layout.root):
+            await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                await waiting
+    finally:
+        for task in (work, waiting):
+            task.cancel()
+        await asyncio.gather(work, waiting, return_exceptions=True)
+        await nucleus.stop()
+    return 0
+
+
+async def _deploy(nucleus: Nucleus, args: argparse.Namespace) -> None:
+    if args.recipe is None:
+        if args.deploy:
+            raise ConfigError("It says what to deploy, but not where the recipes are: give --recipe.", "--deploy")
+        if not nucleus.deployments.components:
+            _log.warning("Nothing is deployed. Give --recipe, or use `lisiere nucleus deploy`.")
+        return
+    found = nucleus.packages.add(args.recipe, args.artifacts)
+    outcome = await nucleus.deployments.deploy(
+        Deployment(
+            components=versions(args.deploy) or roots_of(found),
+            configuration=read_updates(args.configuration) if args.configuration else {},
+            notify=False,
+        )
+    )
+    if outcome.status != "SUCCEEDED":
+        _log.error("%s `lisiere nucleus logs COMPONENT` shows its output.", outcome.why)
+
+
+def versions(texts: list[str]) -> dict[str, str]:
+    """Return what `--deploy NAME=VERSION` asks for.
+
+    Raises:
+        ConfigError: one of them has another form.
+    """
+    found = {}
+    for text in texts:
+        name, equals, version = text.partition("=")
+        if not (name and equals and version):
+            raise ConfigError(f"{text!r} is not of the form NAME=VERSION.", "--deploy")
+        found[name] = version
+    return found
+
+
+def roots_of(recipes: list[Recipe]) -> dict[str, str]:
+    """Return the components that no other of these recipes depends on, each in its highest version."""
+    from lisiere_sim.nucleus.versions import newest
+
+    needed = {name for recipe in recipes for name in recipe.dependencies if name != recipe.name}
+    by_name: dict[str, dict[str, Recipe]] = {}
+    for recipe in recipes:
+        by_name.setdefault(recipe.name, {})[recipe.version] = recipe
+    # In a circle everybody is needed: then all are asked for, and the circle is told.
+    names = [name for name in by_name if name not in needed] or list(by_name)
+    return {name: newest(by_name[name], []) or "" for name in names}
+
+
+def read_updates(file: Path) -> dict[str, ConfigurationUpdate]:
+    """Read a `--configuration` file: component -> reset and merge; Greengrass's RESET and MERGE are known, too.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    try:
+        document: Any = read_yaml(file)
+    except Rejected as error:
+        raise ConfigError(str(error), "--configuration") from error
+    if isinstance(document, dict):
+        document = {
+            name: {key.lower() if key in ("MERGE", "RESET") else key: value for key, value in update.items()}
+            if isinstance(update, dict)
+            else update
+            for name, update in document.items()
+        }
+    try:
+        return msgspec.convert(document, dict[str, ConfigurationUpdate])
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        raise ConfigError(f"{message} (in {file}).", path.rstrip("`") or "$") from error
+
+
+def environment(texts: list[str]) -> dict[str, str]:
+    """Return what `--env NAME[=VALUE]` gives.
+
+    Raises:
+        ConfigError: the shell has no such variable.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals and name not in os.environ:
+            raise ConfigError(f"The shell has no variable {name!r}; write {name}=VALUE.", "--env")
+        found[name] = value if equals else os.environ[name]
+    return found
+
+
+def component_user(text: str | None) -> User:
+    """Return who components run as.
+
+    Raises:
+        ConfigError: there is no such user, or only root could become it.
+    """
+    if text is not None:
+        user = find_user(text)
+        if user.uid != os.geteuid() and os.geteuid() != 0:
+            raise ConfigError(f"Only root can run components as {user.name}; leave this out.", "--component-user")
+        return user
+    if os.geteuid() != 0:
+        return own_user()
+    for name in _DEFAULT_USERS:
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(name)
+            _log.info("The nucleus is root, so components run as %s; --component-user chooses another user.", name)
+            return find_user(name)
+    raise ConfigError(
+        f"None of {', '.join(_DEFAULT_USERS)} exists; name the user that components run as.", "--component-user"
+    )
+
+
+@contextlib.contextmanager
+def _root(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder that is asked for, or a temporary one that goes at the end."""
+    if args.root is not None:
+        yield args.root
+        return
+    folder = Path(tempfile.mkdtemp(prefix="lisiere-nucleus-"))
+    folder.chmod(0o755)  # components may be another user's
+    sys.stderr.write(f"The nucleus lives in {folder}{'' if args.keep else ', which is removed at the end'}.\n")
+    try:
+        yield folder
+    finally:
+        if not args.keep:
+            shutil.rmtree(folder, ignore_errors=True)
