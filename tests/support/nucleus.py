@@ -20,6 +20,8 @@ from lisiere_sim.nucleus.ipc.configuration import ConfigurationOperations
 from lisiere_sim.nucleus.ipc.journal import Journal
 from lisiere_sim.nucleus.ipc.pubsub import PubSub, matches
 from lisiere_sim.nucleus.ipc.server import IpcServer, Limits
+from lisiere_sim.nucleus.ipc.shadow import ShadowOperations
+from lisiere_sim.nucleus.shadows import Shadows
 from lisiere_sim.nucleus.tokens import Tokens
 
 THING = "thing-1"
@@ -78,13 +80,16 @@ class Ipc:
         self.loop = LoopThread("nucleus")
         self.store = ConfigurationStore()
         self.access = Access(self.store, THING)
+        self.shadows = Shadows()
         self.tokens = Tokens()
         self.lines: list[str] = []
         self.journal = Journal(self.lines.append)
         self.cloud = Cloud()
+        pubsub = PubSub(self.access)
         self.operations: dict[str, Operation] = {
             **ConfigurationOperations(self.store).operations(),
-            **PubSub(self.access).operations(),
+            **pubsub.operations(),
+            **(ShadowOperations(self.shadows, self.access, pubsub.publish).operations() if flavour.shadows else {}),
             **self.cloud.operations(),
             **more,
         }
@@ -145,7 +150,7 @@ class Ipc:
 def ipc(
     flavour: Flavour = CLASSIC, limits: Limits | None = None, more: dict[str, Operation] | None = None
 ) -> Iterator[Ipc]:
-    """Run an IPC server with configuration, pub/sub and a `Cloud`, and with `more` operations in their places."""
+    """Run an IPC server with configuration, pub/sub, shadows and a `Cloud`; `more` operations replace these."""
     with tempfile.TemporaryDirectory(prefix="gg") as folder:  # short: a socket's path has 107 bytes
         running = Ipc(Path(folder), flavour, limits, more or {})
         try:

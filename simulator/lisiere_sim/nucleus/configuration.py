@@ -154,7 +154,7 @@ class ConfigurationStore:
         try:
             saved = msgspec.json.decode(self._file.read_bytes(), type=_File)
             self._components = {name: _whole(part) for name, part in saved.components.items()}
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             return set_aside(self._file, error, "the configuration starts from the recipes' defaults")
         return ""
 

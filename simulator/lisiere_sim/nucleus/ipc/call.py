@@ -55,3 +55,15 @@ class Call:
 
 # The response's body. The first event of a subscription may be sent only after the coroutine has returned.
 Operation = Callable[[Call], Awaitable[dict[str, Any]]]
+
+
+def levels_of(value: Any) -> int:
+    """Return how many objects and lists lie in each other, without recursion: a client chooses how many there are."""
+    levels, level = 0, [value]
+    while level := [part for one in level for part in _parts(one)]:
+        levels += 1
+    return levels
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
+
 from lisiere_sim.nucleus.configuration import ConfigurationStore, KeyPath
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
+from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation, levels_of
 
 # A component may not give itself rights.
 _PROTECTED = "accessControl"
+_LEVELS_MAX = 32
+_SIZE_MAX = 1024 * 1024
 
 
 class ConfigurationOperations:
@@ -49,6 +53,7 @@ class ConfigurationOperations:
         if path and isinstance(value, dict) and set(value) == {path[-1]} and self._is_leaf(call.component, path):
             # The SDK takes mappings alone, so a leaf comes as GetConfiguration gave it: in one with its own key.
             value = value[path[-1]]
+        self._check_size(call.component, path, value)
         if self._store.merge(call.component, path, value, float(timestamp)):
             raise IpcError(
                 "ConflictError",
@@ -66,6 +71,18 @@ class ConfigurationOperations:
 
         call.stream.on_close(self._store.watch(component, path, tell))
         return {}
+
+    def _check_size(self, component: str, path: KeyPath, value: Any) -> None:
+        levels = len(path) + levels_of(value)
+        if levels > _LEVELS_MAX:
+            raise IpcError("InvalidArgumentsError", f"A configuration may have {_LEVELS_MAX} levels, not {levels}.")
+        try:
+            before = self._store.read(component)
+        except KeyError:
+            before = {}
+        size = len(msgspec.json.encode([before, path, value]))
+        if size > _SIZE_MAX:
+            raise IpcError("InvalidArgumentsError", f"A configuration may have {_SIZE_MAX} bytes, not {size}.")
 
     def _find(self, component: str, path: KeyPath) -> Any:
         try:

@@ -23,6 +23,8 @@ _FRAME_MAX_UNKNOWN = 4096
 # What a client may hold back, half of a frame, beyond the payload that is allowed.
 _FRAME_MARGIN = 256 * 1024
 _LINGER_S = 1.0
+# Besides its own errors, which are ValueErrors, msgspec lets out these: for wrong UTF-8, and for too many levels.
+_NOT_JSON = (ValueError, RecursionError)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -175,7 +177,7 @@ class Connection(asyncio.Protocol):
         else:
             try:
                 token = msgspec.json.decode(frame.payload, type=dict[str, str]).get("authToken", "")
-            except msgspec.MsgspecError:
+            except _NOT_JSON:
                 token = ""
             self.component = self._server.authenticate(token)
             if self.component is None:
@@ -241,7 +243,7 @@ class Connection(asyncio.Protocol):
             )
         try:
             return _decoder.decode(payload) if payload else {}
-        except msgspec.MsgspecError as error:
+        except _NOT_JSON as error:
             raise IpcError("InvalidArgumentsError", f"The body of {operation} is not a JSON object: {error}.") from None
 
     async def _run(self, number: int, operation: Operation, call: Call, stream: OpenStream) -> None:

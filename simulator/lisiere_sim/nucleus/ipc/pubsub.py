@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,19 @@ class PubSub:
         """Return the operations by name."""
         return {"PublishToTopic": self._publish, "SubscribeToTopic": self._subscribe}
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Hand out bytes in the nucleus' own name."""
+        message = {"message": base64.b64encode(payload).decode(), "context": {"topic": topic}}
+        self._hand_out(topic, {"binaryMessage": message}, "")
+
+    def _hand_out(self, topic: str, event: dict[str, Any], sender: str) -> None:
+        levels = tuple(topic.split("/"))
+        for subscription in list(self._subscriptions.values()):
+            if subscription.others_only and subscription.component == sender:
+                continue
+            if matches(subscription.levels, levels):
+                subscription.stream.send(_EVENT, event)
+
     async def _publish(self, call: Call) -> dict[str, Any]:
         topic = topic_of(call, "topic")
         if "+" in topic or "#" in topic:
@@ -46,13 +60,7 @@ class PubSub:
         content = message[kinds[0]].get("message")
         if content is None:
             raise IpcError("InvalidArgumentsError", f"The {kinds[0]} has no message.")
-        event = {kinds[0]: {"message": content, "context": {"topic": topic}}}
-        levels = tuple(topic.split("/"))
-        for subscription in list(self._subscriptions.values()):
-            if subscription.others_only and subscription.component == call.component:
-                continue
-            if matches(subscription.levels, levels):
-                subscription.stream.send(_EVENT, event)
+        self._hand_out(topic, {kinds[0]: {"message": content, "context": {"topic": topic}}}, call.component)
         return {}
 
     async def _subscribe(self, call: Call) -> dict[str, Any]:
