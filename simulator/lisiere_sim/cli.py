@@ -15,10 +15,10 @@ from typing import Any
 from lisiere.errors import Permanent
 
 DESCRIPTION = """\
-Run a device on this machine against a virtual camera, virtual sensors and a network that fails, and count what
-arrives. The device is a real child process of `lisiere run`. Between it and the broker stands a proxy that cuts,
-slows or stalls the link as the scenario says; a subscriber on the other side counts every result. Without SCENARIO,
-the default one runs: a camera and two series, and ten seconds without a network, 40 seconds in all.
+Run devices on this machine against virtual cameras, virtual sensors and a network that fails, and count what
+arrives. A device is a real child process of `lisiere run`. Between the devices and the broker stands a proxy that
+cuts, slows or stalls the link as the scenario says; a subscriber on the other side counts every result. Without
+SCENARIO, the default one runs: a camera and two series, and ten seconds without a network, 40 seconds in all.
 
 The report goes to stdout and progress to stderr."""
 
@@ -33,16 +33,20 @@ examples:
   lisiere simulate
   lisiere simulate scenario.yaml --json report.json
   lisiere simulate --broker 127.0.0.1:1883      with `mosquitto_sub -t 'lisiere/#' -q 1` beside it
-  lisiere simulate --keep run                   leaves run/config.yaml, run/device.log and run/spool
+  lisiere simulate --keep run                   leaves run/<device>/ with config.yaml, device.log and spool
 
 a scenario:
   duration_s: 30
-  pipelines:
-    - {name: dock, model: digits, input: {kind: camera, fps: 10}}
-    - {name: pump, model: pump, input: {kind: pump, faults: [{kind: bearing, at_s: 5, length_s: 5}]}}
-  faults:                                       cut | stall | delay (with delay_ms) | kill
+  devices:
+    - name: gate
+      pipelines:
+        - {name: dock, model: digits, input: {kind: camera, fps: 10}}
+    - name: cellar
+      pipelines:
+        - {name: pump, model: pump, input: {kind: pump, faults: [{kind: bearing, at_s: 5, length_s: 5}]}}
+  faults:                                       cut | stall | delay (with delay_ms) | kill (with device)
     - {kind: cut, at_s: 10, length_s: 8}
-    - {kind: kill, at_s: 12, length_s: 2}
+    - {kind: kill, device: gate, at_s: 12, length_s: 2}
 """
 
 _NEEDED = {"amqtt", "cv2", "rich"}
@@ -56,7 +60,7 @@ def register(subparsers: Any) -> None:
     """
     parser = subparsers.add_parser(
         "simulate",
-        help="run a device against virtual inputs and a failing network, and count what arrives",
+        help="run devices against virtual inputs and a failing network, and count what arrives",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

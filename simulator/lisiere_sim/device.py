@@ -1,4 +1,4 @@
-"""The device under test: `lisiere run` as a real child process, and what its spool says."""
+"""The device under test: what every kind of it can do, `lisiere run` as a child process, and what a spool says."""
 
 from __future__ import annotations
 
@@ -6,45 +6,94 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import yaml
 
 from lisiere.errors import Permanent
 from lisiere.spool import Counts, SpoolReader
+from lisiere_sim import scenario
 from lisiere_sim.broker import Address
-from lisiere_sim.scenario import Scenario
 
 STOP_DRAIN_S = 15.0
 _STOP_GRACE_S = 15.0
 _PAGE = 1000
 
 
-def device_config(
-    scenario: Scenario, sources: dict[str, dict[str, Any]], models: dict[str, Path], link: Address, prefix: str
-) -> dict[str, Any]:
-    """Build the device's configuration document.
+class Device(Protocol):
+    """What the runner asks of a device, whatever it runs in.
+
+    Attributes:
+        spool: the folder of its spool.
+    """
+
+    spool: Path
+
+    def start(self) -> None:
+        """Start it; its birth message says when it is there."""
+
+    def kill(self) -> None:
+        """End the device without warning, as a power cut does."""
+
+    def revive(self) -> None:
+        """Have it running again after `kill`."""
+
+    def stop(self) -> int:
+        """Ask it to stop, wait while it drains, and return its exit code.
+
+        Raises:
+            Permanent: it did not end in time; it has been killed.
+        """
+
+    def check(self) -> None:
+        """Make sure that it is alive.
+
+        Raises:
+            Permanent: it has ended by itself.
+        """
+
+    def last_words(self) -> str:
+        """Return the end of its log, to put behind a message."""
+
+    def close(self) -> None:
+        """End whatever is left of it, at once. Calling it twice does no harm."""
+
+
+def pipelines_config(
+    device: scenario.Device, sources: dict[str, dict[str, Any]], models: dict[str, Path]
+) -> list[dict[str, Any]]:
+    """Build the `pipelines` of a device's configuration.
 
     Args:
-        scenario: what runs.
+        device: what runs.
         sources: what each pipeline reads, by its name.
         models: the folder of each pipeline's model, by its name.
+    """
+    return [
+        {
+            "name": pipeline.name,
+            "source": sources[pipeline.name],
+            "model": str(models[pipeline.name]),
+            "queue": msgspec.to_builtins(pipeline.queue),
+        }
+        for pipeline in device.pipelines
+    ]
+
+
+def device_config(name: str, pipelines: list[dict[str, Any]], link: Address, prefix: str) -> dict[str, Any]:
+    """Build the configuration document of a device that connects by itself.
+
+    Args:
+        name: the device's.
+        pipelines: see `pipelines_config`.
         link: where the device finds its broker: the proxy.
         prefix: the first levels of its topics.
     """
     return {
-        "device": scenario.device,
+        "device": name,
         "topic_prefix": prefix,
-        "pipelines": [
-            {
-                "name": pipeline.name,
-                "source": sources[pipeline.name],
-                "model": str(models[pipeline.name]),
-                "queue": msgspec.to_builtins(pipeline.queue),
-            }
-            for pipeline in scenario.pipelines
-        ],
+        "pipelines": pipelines,
         # Short, so that a stalled link is noticed within a scenario.
         "transport": {
             "type": "mqtt",
@@ -74,12 +123,8 @@ class DeviceProcess:
         self._config = folder / "config.yaml"
         self._config.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         self.log = folder / "device.log"
+        self.spool = folder / "spool"
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the process. Its output is appended to the log."""
@@ -98,6 +143,14 @@ class DeviceProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def revive(self) -> None:
+        """Start it again; see `Device.revive`."""
+        self.start()
+
+    def close(self) -> None:
+        """End it; see `Device.close`."""
+        self.kill()
 
     def stop(self) -> int:
         """Ask it to stop, wait while it drains, and return its exit code.
@@ -127,9 +180,14 @@ class DeviceProcess:
             raise Permanent(f"The device ended by itself with exit code {code}.{self.last_words()}")
 
     def last_words(self) -> str:
-        """Return the end of its log, to put behind a message."""
-        lines = self.log.read_text("utf-8", "replace").strip().splitlines() if self.log.is_file() else []
-        return "".join(f"\n  {line}" for line in lines[-8:])
+        """Return the end of its log; see `Device.last_words`."""
+        return last_lines(self.log)
+
+
+def last_lines(log: Path) -> str:
+    """Return the end of a log, to put behind a message; nothing when there is none."""
+    lines = log.read_text("utf-8", "replace").strip().splitlines() if log.is_file() else []
+    return "".join(f"\n  {line}" for line in lines[-8:])
 
 
 class SpoolView:

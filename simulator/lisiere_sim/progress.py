@@ -26,12 +26,12 @@ class Line:
 
 @dataclass(frozen=True)
 class State:
-    """How the run stands."""
+    """How the run stands. `away` are the devices that were killed and are not back."""
 
     elapsed_s: float
     duration_s: float
     link: str
-    device: str
+    away: tuple[str, ...] = ()
     lines: dict[str, Line] = field(default_factory=dict)
 
 
@@ -81,12 +81,13 @@ class LiveProgress(Progress):
         if (state := self._state) is None:
             return Text("starting")
         elapsed = min(state.elapsed_s, state.duration_s)
+        away = f"{', '.join(state.away)} away" if state.away else "all running"
         head = Table.grid(padding=(0, 2))
         head.add_row(
             ProgressBar(total=state.duration_s, completed=elapsed, width=40),
             f"{elapsed:.0f} of {state.duration_s:g} s",
             Text(f"link {state.link}", style="green" if state.link == "up" else "bold red"),
-            Text(f"device {state.device}", style="green" if state.device == "running" else "bold red"),
+            Text(away, style="bold red" if state.away else "green"),
         )
         table = Table()
         table.add_column("pipeline")

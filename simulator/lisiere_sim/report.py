@@ -71,26 +71,42 @@ class OutageReport(Struct, frozen=True, kw_only=True):
 
 
 class RestartReport(Struct, frozen=True, kw_only=True):
-    """One kill -9 of the device, and how long it was gone before it was started again."""
+    """One kill -9 of a device, and how long it was gone before it was started again."""
 
     start_s: float
     length_s: float
 
 
-class Report(Struct, frozen=True, kw_only=True):
-    """The whole run. `holes` are seqs that neither arrived nor are explained; `lost` counts them too."""
+class DeviceReport(Struct, frozen=True, kw_only=True):
+    """One device. `holes` are seqs that neither arrived nor are explained; `lost` counts them too."""
 
+    runtime: str
     pipelines: dict[str, PipelineReport]
-    outages: list[OutageReport]
     lost: int
     restarts: list[RestartReport]
     holes: int
     unreadable: int
-    device: str
     epoch: str
+    exit_code: int
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """The whole run."""
+
+    devices: dict[str, DeviceReport]
+    outages: list[OutageReport]
+    lost: int
     broker: str
     duration_s: float
-    exit_code: int
+
+    @property
+    def pipelines(self) -> dict[str, PipelineReport]:
+        """All pipelines, by `device/pipeline`."""
+        return {
+            f"{device}/{name}": pipeline
+            for device, found in self.devices.items()
+            for name, pipeline in found.pipelines.items()
+        }
 
     @property
     def silent(self) -> list[str]:
@@ -105,7 +121,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a report is made from.
+    """What is known of one device.
 
     Attributes:
         counts: the spool's counts after the device has ended, by pipeline.
@@ -120,31 +136,24 @@ class Evidence:
     seen: Mapping[str, Seen]
     peaks: Mapping[str, int]
     holes: Sequence[int]
-    outages: list[OutageReport] = field(default_factory=list)
     restarts: list[RestartReport] = field(default_factory=list)
     unreadable: int = 0
-    device: str = ""
+    runtime: str = ""
     epoch: str = ""
-    broker: str = ""
-    duration_s: float = 0.0
     exit_code: int = 0
 
 
-def make_report(evidence: Evidence) -> Report:
-    """Judge a run. What was lost is the larger of what the counts and what the holes in `seq` say."""
-    pipelines = {name: _pipeline(name, evidence) for name in evidence.seen}
+def make_report(
+    devices: Mapping[str, Evidence], outages: list[OutageReport], broker: str = "", duration_s: float = 0.0
+) -> Report:
+    """Judge a run."""
+    judged = {name: _device(evidence) for name, evidence in devices.items()}
     return Report(
-        pipelines=pipelines,
-        outages=evidence.outages,
-        lost=max(sum(pipeline.lost for pipeline in pipelines.values()), len(evidence.holes)),
-        restarts=evidence.restarts,
-        holes=len(evidence.holes),
-        unreadable=evidence.unreadable,
-        device=evidence.device,
-        epoch=evidence.epoch,
-        broker=evidence.broker,
-        duration_s=round(evidence.duration_s, 1),
-        exit_code=evidence.exit_code,
+        devices=judged,
+        outages=outages,
+        lost=sum(device.lost for device in judged.values()),
+        broker=broker,
+        duration_s=round(duration_s, 1),
     )
 
 
@@ -192,17 +201,18 @@ def sentences(report: Report) -> list[str]:
         + "."
     ]
     said += [
-        f"The device was killed at {restart.start_s:.1f} s and started again {restart.length_s:.1f} s later."
-        for restart in report.restarts
+        f"{name} was killed at {restart.start_s:.1f} s and ran again {restart.length_s:.1f} s later."
+        for name, device in report.devices.items()
+        for restart in device.restarts
     ]
     if report.lost and waiting:
-        said.append(f"Of those lost, {waiting} still wait in the device's spool: they were late rather than lost.")
-    if report.lost and report.holes:
-        said.append(f"{report.holes} numbers of the sequence never arrived and no gap record explains them.")
+        said.append(f"Of those lost, {waiting} still wait in a spool: they were late rather than lost.")
+    if report.lost and (holes := sum(device.holes for device in report.devices.values())):
+        said.append(f"{holes} numbers of the sequence never arrived and no gap record explains them.")
     if report.silent:
         said.append(f"Nothing came from {', '.join(report.silent)}.")
-    if report.unreadable:
-        said.append(f"{report.unreadable} messages were not what their topic promises.")
+    if unreadable := sum(device.unreadable for device in report.devices.values()):
+        said.append(f"{unreadable} messages were not what their topic promises.")
     return said
 
 
@@ -211,6 +221,21 @@ def _outage(outage: OutageReport) -> str:
     if outage.drain_s is None:
         return f"{away} and its backlog of {outage.backlog} was not delivered whole"
     return f"{away} and the backlog of {outage.backlog} was delivered {outage.drain_s:.1f} s after it came back"
+
+
+def _device(evidence: Evidence) -> DeviceReport:
+    """What was lost is the larger of what the counts and what the holes in `seq` say."""
+    pipelines = {name: _pipeline(name, evidence) for name in evidence.seen}
+    return DeviceReport(
+        runtime=evidence.runtime,
+        pipelines=pipelines,
+        lost=max(sum(pipeline.lost for pipeline in pipelines.values()), len(evidence.holes)),
+        restarts=evidence.restarts,
+        holes=len(evidence.holes),
+        unreadable=evidence.unreadable,
+        epoch=evidence.epoch,
+        exit_code=evidence.exit_code,
+    )
 
 
 def _pipeline(name: str, evidence: Evidence) -> PipelineReport:

@@ -15,23 +15,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from lisiere.errors import ConfigError, Permanent
-from lisiere_sim import inputs
-from lisiere_sim.broker import Broker, choose_broker
-from lisiere_sim.device import DeviceProcess, SpoolView, device_config
+from lisiere.errors import ConfigError
+from lisiere_sim import inputs, scenario
+from lisiere_sim.broker import Address, Broker, choose_broker
+from lisiere_sim.device import Device, DeviceProcess, device_config, pipelines_config
+from lisiere_sim.devicerun import DeviceRun
 from lisiere_sim.models import find_data, find_model
-from lisiere_sim.progress import Line, Progress, State, describe
+from lisiere_sim.progress import Line, Progress, State
 from lisiere_sim.proxy import Proxy
-from lisiere_sim.pump import Fault as PumpFaultKind
-from lisiere_sim.report import Evidence, OutageReport, Report, RestartReport, make_report
+from lisiere_sim.report import OutageReport, Report, make_report
 from lisiere_sim.scenario import CameraInput, CsvInput, Fault, PumpInput, Scenario
 from lisiere_sim.subscriber import Subscriber, Watch
 
 PREFIX = "lisiere"
-_ONLINE_S = 60.0
 _TICK_S = 0.2
 _CATCH_UP_S = 60.0
-_LAST_MESSAGES_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -59,25 +57,20 @@ class _Outage:
     kind: str
     start_s: float
     end_s: float = 0.0
-    watch: Watch | None = None
+    watches: list[Watch] = field(default_factory=list)  # one a device
     told: bool = False
+
+    @property
+    def backlog(self) -> int:
+        """How many results waited at its end."""
+        return sum(watch.size for watch in self.watches)
 
     def drain_s(self, begun: float) -> float | None:
         """How long after its end the backlog had been delivered; None while it has not."""
-        if self.watch is None or self.watch.done_at is None:
+        done = [watch.done_at for watch in self.watches if watch.done_at is not None]
+        if not done or len(done) < len(self.watches):
             return None
-        return max(0.0, self.watch.done_at - begun - self.end_s)
-
-
-@dataclass
-class _Notes:
-    """What is written down while the scenario runs."""
-
-    peaks: dict[str, int] = field(default_factory=dict)
-    outages: list[_Outage] = field(default_factory=list)
-    restarts: list[RestartReport] = field(default_factory=list)
-    begun: set[str] = field(default_factory=set)  # pipelines that have delivered
-    states: dict[str, str] = field(default_factory=dict)  # what anomaly pipelines last said
+        return max(0.0, max(done) - begun - self.end_s)
 
 
 def run_scenario(plan: Plan, progress: Progress) -> Report:
@@ -85,7 +78,7 @@ def run_scenario(plan: Plan, progress: Progress) -> Report:
 
     Raises:
         ConfigError: a model, a file or the broker that it names is not there.
-        LisiereError: broker or device cannot do their part.
+        LisiereError: the broker or a device cannot do its part.
     """
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_folder(plan.keep))
@@ -105,43 +98,46 @@ class _Run:
         self._folder = folder
         self._stack = stack
         self._broker: Broker = choose_broker(plan.broker, folder)
-        self._inputs: dict[str, inputs.Input] = {}
-        self._notes = _Notes()
+        self._runs: dict[str, DeviceRun] = {}
+        self._outages: list[_Outage] = []
         self._begun = 0.0
         self._halt = threading.Event()
-        self._alive = True  # whether the device is meant to be running
 
     def prepare(self) -> None:
-        """Find models, render inputs, start broker, network, subscriber and device; wait for its birth message."""
-        scenario, say = self._scenario, self._progress.event
-        models = {
-            pipeline.name: find_model(
-                pipeline.model, self._plan.models, self._plan.base, f"$.pipelines[{number}].model", say
-            )
-            for number, pipeline in enumerate(scenario.pipelines)
-        }
-        self._make_inputs()
+        """Find models, render inputs, start broker, network, subscribers and devices; wait for their birth messages."""
+        say = self._progress.event
+        # A socket's path may have about a hundred characters, which a kept folder may exceed.
+        sockets = Path(tempfile.mkdtemp(prefix="lisiere-"))
+        self._stack.callback(shutil.rmtree, sockets, ignore_errors=True)
+        configured = []
+        for number, device in enumerate(self._scenario.devices):
+            folder = self._folder / device.name
+            folder.mkdir()
+            models = self._find_models(device, f"$.devices[{number}]")
+            feeds = self._make_inputs(device, number, folder, sockets)
+            sources = {name: feed.source for name, feed in feeds.items()}
+            configured.append((device, folder, feeds, pipelines_config(device, sources, models)))
         address = self._broker.start()
         self._stack.callback(self._broker.stop)
         say(f"broker {self._broker.name} at {address[0]}:{address[1]}")
-        self._subscriber = Subscriber(PREFIX, scenario.device)
-        self._subscriber.start(address)
-        self._stack.callback(self._subscriber.stop)
         self._proxy = Proxy(address)
         link = self._proxy.start()
         self._stack.callback(self._proxy.stop)
-        sources = {name: feed.source for name, feed in self._inputs.items()}
-        self._device = DeviceProcess(self._folder, device_config(scenario, sources, models, link, PREFIX))
-        self._spool = SpoolView(self._folder / "spool")
-        self._stack.callback(self._spool.close)
-        self._stack.callback(self._device.kill)
-        for feed in self._inputs.values():
-            self._stack.callback(feed.stop)
-            feed.start()
-        self._device.start()
-        self._await_birth()
+        for device, folder, feeds, pipelines in configured:
+            subscriber = Subscriber(PREFIX, device.name)
+            subscriber.start(address)
+            self._stack.callback(subscriber.stop)
+            made = self._make_device(device, folder, pipelines, link)
+            run = DeviceRun(device, made, feeds, subscriber, lambda text: say(text, self._now()), self._now)
+            self._runs[device.name] = run
+            run.start(self._stack)
+        for run in self._runs.values():
+            run.await_birth()
         self._begun = time.monotonic()
-        say(f"device {scenario.device} online, pipelines {', '.join(self._inputs)}", 0.0)
+        for device in self._scenario.devices:
+            names = ", ".join(pipeline.name for pipeline in device.pipelines)
+            where = " in the laptop nucleus" if device.runtime == "greengrass" else ""
+            say(f"{device.name} online{where}, pipelines {names}", 0.0)
 
     def play(self) -> None:
         """Play the schedule to the scenario's end."""
@@ -154,102 +150,70 @@ class _Run:
             self._halt.wait(max(0.0, min(_TICK_S, until - self._now())))
 
     def finish(self) -> Report:
-        """Let the backlog drain, stop the device, and judge."""
-        scenario, say = self._scenario, self._progress.event
-        for feed in self._inputs.values():
-            feed.stop()
-        say("time is up, waiting for what is on its way", self._now())
-        # A device that has just been started again needs a moment before it can be stopped properly.
-        self._subscriber.wait_for(lambda seen: seen.statuses[-1:] == ("online",), _CATCH_UP_S / 2)
-        watch = self._subscriber.watch(self._spool.epoch, self._spool.waiting_seqs())
+        """Let the backlogs drain, stop the devices, and judge."""
+        runs = self._runs.values()
+        for run in runs:
+            run.stop_inputs()
+        self._progress.event("time is up, waiting for what is on its way", self._now())
+        for run in runs:
+            run.await_online(_CATCH_UP_S / 2)
+        watches = [(run, run.watch_backlog()) for run in runs]
         until = time.monotonic() + _CATCH_UP_S
-        while watch.done_at is None and time.monotonic() < until:
-            self._subscriber.wait_for(lambda _: watch.done_at is not None, _TICK_S)
-            self._look()
-        self._alive = False
-        code = self._device.stop()
-        say(f"device stopped with exit code {code}", self._now())
-        if code != 0:
-            raise Permanent(f"The device ended with exit code {code} after SIGTERM.{self._device.last_words()}")
-        counts, waiting = self._spool.counts(), self._spool.waiting()
-        due = {name: found.accepted - waiting.get(name, 0) - found.evicted for name, found in counts.items()}
-        self._subscriber.wait_for(
-            lambda seen: all(seen.delivered.get(name, 0) >= number for name, number in due.items()), _LAST_MESSAGES_S
-        )
-        if self._subscriber.failure is not None:
-            raise Permanent(self._subscriber.failure)
-        epoch = self._spool.epoch
+        for run, watch in watches:
+            run.await_delivery(watch, until)
+        self._look()
+        evidence = {name: run.stop() for name, run in self._runs.items()}
         return make_report(
-            Evidence(
-                counts=counts,
-                waiting=waiting,
-                seen={pipeline.name: self._subscriber.seen(pipeline.name) for pipeline in scenario.pipelines},
-                peaks=self._notes.peaks,
-                holes=self._subscriber.holes(epoch, self._spool.highest),
-                outages=[self._measured(outage) for outage in self._notes.outages],
-                restarts=self._notes.restarts,
-                unreadable=self._subscriber.snapshot().unreadable,
-                device=scenario.device,
-                epoch=epoch,
-                broker=self._broker.name,
-                duration_s=self._now(),
-                exit_code=code,
-            )
+            evidence, [self._measured(outage) for outage in self._outages], self._broker.name, self._now()
         )
 
-    def _make_inputs(self) -> None:
-        scenario = self._scenario
-        # A socket's path may have about a hundred characters, which a kept folder may exceed.
-        sockets = Path(tempfile.mkdtemp(prefix="lisiere-"))
-        self._stack.callback(shutil.rmtree, sockets, ignore_errors=True)
-        for number, pipeline in enumerate(scenario.pipelines):
-            seed, where = scenario.seed + number, f"$.pipelines[{number}].input"
-            feed: inputs.Input
+    def _find_models(self, device: scenario.Device, where: str) -> dict[str, Path]:
+        plan, say = self._plan, self._progress.event
+        return {
+            pipeline.name: find_model(pipeline.model, plan.models, plan.base, f"{where}.pipelines[{number}].model", say)
+            for number, pipeline in enumerate(device.pipelines)
+        }
+
+    def _make_inputs(self, device: scenario.Device, index: int, folder: Path, sockets: Path) -> dict[str, inputs.Input]:
+        made: dict[str, inputs.Input] = {}
+        for number, pipeline in enumerate(device.pipelines):
+            seed, where = self._scenario.seed + 64 * index + number, f"$.devices[{index}].pipelines[{number}].input"
             if isinstance(pipeline.input, CameraInput):
                 glyphs = find_data(pipeline.input.glyphs, self._plan.base, f"{where}.glyphs")
-                folder = self._folder / "inputs" / pipeline.name
-                folder.mkdir(parents=True)
-                feed = inputs.camera(pipeline.input, glyphs, seed, folder, where)
+                pictures = folder / "inputs" / pipeline.name
+                pictures.mkdir(parents=True)
+                made[pipeline.name] = inputs.camera(pipeline.input, glyphs, seed, pictures, where)
             elif isinstance(pipeline.input, PumpInput):
-                feed = inputs.PumpFeed(pipeline.input, seed, sockets / f"{number}.sock")
+                made[pipeline.name] = inputs.PumpFeed(pipeline.input, seed, sockets / f"{index}-{number}.sock")
             else:
                 assert isinstance(pipeline.input, CsvInput)  # noqa: S101 - the last of the three
                 file = find_data(pipeline.input.path, self._plan.base, f"{where}.path")
-                feed = inputs.replay(pipeline.input, file, scenario.duration_s, where)
-            self._inputs[pipeline.name] = feed
+                made[pipeline.name] = inputs.replay(pipeline.input, file, self._scenario.duration_s, where)
+        return made
 
-    def _await_birth(self) -> None:
-        until = time.monotonic() + _ONLINE_S
-        while not self._subscriber.wait_for(lambda seen: "online" in seen.statuses, _TICK_S):
-            self._device.check()
-            if self._subscriber.failure is not None:
-                raise Permanent(self._subscriber.failure)
-            if time.monotonic() > until:
-                raise Permanent(f"The device was not online within {_ONLINE_S:g} s.{self._device.last_words()}")
+    def _make_device(
+        self, device: scenario.Device, folder: Path, pipelines: list[dict[str, object]], link: Address
+    ) -> Device:
+        return DeviceProcess(folder, device_config(device.name, pipelines, link, PREFIX))
 
     def _schedule(self) -> Iterator[tuple[float, Callable[[], None]]]:
         """What happens when, as pairs of seconds and what to do."""
         for fault in self._scenario.faults:
-            begin, end = (self._kill, self._revive) if fault.kind == "kill" else (self._break, self._heal)
-            yield fault.at_s, partial(begin, fault)
-            yield fault.end_s, partial(end, fault)
-        for pipeline in self._scenario.pipelines:
-            feed = self._inputs[pipeline.name]
-            if isinstance(pipeline.input, PumpInput) and isinstance(feed, inputs.PumpFeed):
-                for ill in pipeline.input.faults:
-                    yield ill.at_s, partial(self._set_pump, pipeline.name, feed, ill.kind, ill.severity)
-                    yield ill.at_s + ill.length_s, partial(self._set_pump, pipeline.name, feed, ill.kind, 0.0)
-
-    def _set_pump(self, name: str, feed: inputs.PumpFeed, kind: PumpFaultKind, severity: float) -> None:
-        feed.set_fault(kind, severity)
-        self._progress.event(f"{name}: {kind} fault {'begins' if severity else 'ends'}", self._now())
+            if fault.device is None:
+                yield fault.at_s, partial(self._break, fault)
+                yield fault.end_s, partial(self._heal, fault)
+            else:
+                yield fault.at_s, self._runs[fault.device].kill
+                yield fault.end_s, self._runs[fault.device].revive
+        for run in self._runs.values():
+            yield from run.schedule()
 
     def _break(self, fault: Fault) -> None:
         if fault.kind == "delay":
             self._proxy.delay(fault.delay_ms or 0.0)
         else:
             (self._proxy.cut if fault.kind == "cut" else self._proxy.stall)()
-            self._notes.outages.append(_Outage(fault.kind, self._now()))
+            self._outages.append(_Outage(fault.kind, self._now()))
         state = f"delayed by {fault.delay_ms:g} ms each way" if fault.delay_ms else self._proxy.link
         self._progress.event(f"link {state} for {fault.length_s:g} s", self._now())
 
@@ -258,58 +222,24 @@ class _Run:
             self._proxy.heal()
             self._progress.event("link back to full speed", self._now())
             return
-        outage = self._notes.outages[-1]
-        outage.watch = self._subscriber.watch(self._spool.epoch, self._spool.waiting_seqs())
-        self._count_backlog()
+        outage = self._outages[-1]
+        outage.watches = [run.watch_backlog() for run in self._runs.values()]
         outage.end_s = self._now()
         self._proxy.heal()
-        self._progress.event(f"link back, {outage.watch.size} results wait", self._now())
-
-    def _kill(self, _fault: Fault) -> None:
-        self._alive = False
-        self._device.kill()
-        self._notes.restarts.append(RestartReport(start_s=round(self._now(), 2), length_s=0.0))
-        self._progress.event("device killed (kill -9)", self._now())
-
-    def _revive(self, _fault: Fault) -> None:
-        self._device.start()
-        self._alive = True
-        killed = self._notes.restarts[-1].start_s
-        self._notes.restarts[-1] = RestartReport(start_s=killed, length_s=round(self._now() - killed, 2))
-        self._progress.event("device started again", self._now())
+        self._progress.event(f"link back, {outage.backlog} results wait", self._now())
 
     def _look(self) -> None:
-        """Check that everybody is there, note the backlog, and show how it stands."""
-        if self._alive:
-            self._device.check()
-        if self._subscriber.failure is not None:
-            raise Permanent(self._subscriber.failure)
-        waiting, counts, lines = self._count_backlog(), self._spool.counts(), {}
-        for name in self._inputs:
-            seen = self._subscriber.seen(name)
-            if seen.backends and name not in self._notes.begun:
-                self._notes.begun.add(name)
-                self._progress.event(f"{name}: first result, by {'+'.join(seen.backends)}", self._now())
-            if seen.task == "anomaly":
-                state = str(seen.answer.get("state"))
-                if state != self._notes.states.get(name, "normal"):
-                    self._progress.event(f"{name}: the device finds it {state}", self._now())
-                self._notes.states[name] = state
-            accepted = counts[name].accepted if name in counts else 0
-            lines[name] = Line(accepted, seen.delivered, waiting.get(name, 0), describe(seen.task, seen.answer))
-        for outage in self._notes.outages:
-            if not outage.told and outage.watch and (drain := outage.drain_s(self._begun)) is not None:
+        """Check that everybody is there, and show how it stands."""
+        lines: dict[str, Line] = {}
+        for run in self._runs.values():
+            lines |= run.look()
+        for outage in self._outages:
+            if not outage.told and (drain := outage.drain_s(self._begun)) is not None:
                 outage.told = True
-                text = f"the backlog of {outage.watch.size} is delivered, {drain:.1f} s after the link's return"
+                text = f"the backlog of {outage.backlog} is delivered, {drain:.1f} s after the link's return"
                 self._progress.event(text, self._now())
-        device = "running" if self._alive else "away"
-        self._progress.update(State(self._now(), self._scenario.duration_s, self._proxy.link, device, lines))
-
-    def _count_backlog(self) -> dict[str, int]:
-        waiting = self._spool.waiting()
-        for name, number in waiting.items():
-            self._notes.peaks[name] = max(self._notes.peaks.get(name, 0), number)
-        return waiting
+        away = tuple(run.name for run in self._runs.values() if run.away)
+        self._progress.update(State(self._now(), self._scenario.duration_s, self._proxy.link, away, lines))
 
     def _measured(self, outage: _Outage) -> OutageReport:
         drain = outage.drain_s(self._begun)
@@ -317,7 +247,7 @@ class _Run:
             kind=outage.kind,
             start_s=round(outage.start_s, 2),
             length_s=round(outage.end_s - outage.start_s, 2),
-            backlog=outage.watch.size if outage.watch else 0,
+            backlog=outage.backlog,
             drain_s=None if drain is None else round(drain, 2),
         )
 

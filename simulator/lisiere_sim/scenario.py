@@ -1,4 +1,4 @@
-"""The scenario document: which pipelines run on what input, and what goes wrong when.
+"""The scenario document: which devices run which pipelines on what input, and what goes wrong when.
 
 Times are seconds since the device came online. Unknown keys are errors, and every error names its path.
 """
@@ -77,18 +77,34 @@ class Pipeline(_Part, frozen=True, kw_only=True):
     queue: QueueConfig = field(default_factory=lambda: QueueConfig(policy="all", size=64))
 
 
+class Device(_Part, frozen=True, kw_only=True):
+    """One device.
+
+    Attributes:
+        name: what it is called in topics; as a Greengrass core, the name of its thing.
+        runtime: `process` is `lisiere run` with a configuration file and MQTT of its own; `greengrass` is the
+            component in the laptop nucleus, configured by a deployment, on the nucleus's connection.
+    """
+
+    name: Level
+    runtime: Literal["process", "greengrass"] = "process"
+    pipelines: Annotated[tuple[Pipeline, ...], Meta(min_length=1, max_length=64)]
+
+
 class Fault(_Part, frozen=True, kw_only=True):
     """What goes wrong.
 
     Attributes:
-        kind: `cut` closes every connection, `delay` holds everything back for `delay_ms` each way, `stall` keeps
-            connections open and forwards nothing, `kill` is kill -9 of the device, which is started again
-            after `length_s`.
+        kind: `cut` closes every connection of all devices, `delay` holds everything back for `delay_ms` each way,
+            `stall` keeps connections open and forwards nothing, `kill` is kill -9 of one device, which is started
+            again after `length_s` (a component is started again by its nucleus, at once).
+        device: who is killed.
     """
 
     kind: Literal["cut", "delay", "stall", "kill"]
     at_s: NotNegative
     length_s: Positive
+    device: Level | None = None
     delay_ms: Annotated[float, Meta(gt=0, le=60_000)] | None = None
 
     @property
@@ -102,8 +118,7 @@ class Scenario(_Part, frozen=True, kw_only=True):
 
     duration_s: Positive
     seed: int = 0
-    device: Level = "sim"
-    pipelines: Annotated[tuple[Pipeline, ...], Meta(min_length=1, max_length=64)]
+    devices: Annotated[tuple[Device, ...], Meta(min_length=1, max_length=16)]
     faults: tuple[Fault, ...] = ()
 
 
@@ -139,30 +154,44 @@ def parse_scenario(document: Any) -> Scenario:
 
 
 def _check_names(scenario: Scenario) -> None:
+    devices: set[str] = set()
+    for index, device in enumerate(scenario.devices):
+        if device.name in devices:
+            raise ConfigError(f"Two devices are called {device.name!r}.", f"$.devices[{index}].name")
+        devices.add(device.name)
+        _check_pipelines(device, f"$.devices[{index}]", scenario.duration_s)
+
+
+def _check_pipelines(device: Device, where: str, duration_s: float) -> None:
     seen: set[str] = set()
-    for index, pipeline in enumerate(scenario.pipelines):
+    for index, pipeline in enumerate(device.pipelines):
         if pipeline.name in seen:
-            raise ConfigError(f"Two pipelines are called {pipeline.name!r}.", f"$.pipelines[{index}].name")
+            raise ConfigError(f"Two pipelines are called {pipeline.name!r}.", f"{where}.pipelines[{index}].name")
         seen.add(pipeline.name)
         if isinstance(pipeline.input, PumpInput):
             for number, fault in enumerate(pipeline.input.faults):
-                if fault.at_s + fault.length_s > scenario.duration_s:
+                if fault.at_s + fault.length_s > duration_s:
                     raise ConfigError(
-                        f"The fault ends after the scenario's {scenario.duration_s:g} s.",
-                        f"$.pipelines[{index}].input.faults[{number}]",
+                        f"The fault ends after the scenario's {duration_s:g} s.",
+                        f"{where}.pipelines[{index}].input.faults[{number}]",
                     )
 
 
 def _check_faults(scenario: Scenario) -> None:
     """Every fault ends within the scenario; the link has one state at a time, and a device dies once at a time."""
-    free = {"link": 0.0, "device": 0.0}
+    names = [device.name for device in scenario.devices]
+    free: dict[str | None, float] = dict.fromkeys([*names, None], 0.0)  # None is the link, which all share
     for index, fault in sorted(enumerate(scenario.faults), key=lambda item: item[1].at_s):
         path = f"$.faults[{index}]"
         if fault.end_s > scenario.duration_s:
             raise ConfigError(f"The fault ends after the scenario's {scenario.duration_s:g} s.", path)
         if (fault.delay_ms is not None) != (fault.kind == "delay"):
             raise ConfigError("`delay_ms` goes with `delay`, and only with it.", f"{path}.delay_ms")
-        what = "device" if fault.kind == "kill" else "link"
-        if fault.at_s < free[what]:
+        if (fault.device is not None) != (fault.kind == "kill"):
+            raise ConfigError("`device` goes with `kill`, and only with it: all share the link.", f"{path}.device")
+        if fault.device not in free:
+            raise ConfigError(f"No device is called {fault.device!r}; there are {', '.join(names)}.", f"{path}.device")
+        if fault.at_s < free[fault.device]:
+            what = "link" if fault.device is None else "device"
             raise ConfigError(f"It begins while another fault of the {what} lasts.", f"{path}.at_s")
-        free[what] = fault.end_s
+        free[fault.device] = fault.end_s

@@ -36,6 +36,9 @@ PIPELINES = [
 ]
 
 
+SIM = {"name": "sim", "pipelines": PIPELINES}
+
+
 @dataclass
 class Outcome:
     """What one run of `lisiere simulate` left behind."""
@@ -47,6 +50,11 @@ class Outcome:
     folder: Path
 
     @property
+    def sim(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.report["devices"]["sim"]
+        return found
+
+    @property
     def sentence(self) -> str:
         return next(line for line in self.stdout.splitlines() if "results accepted" in line)
 
@@ -56,7 +64,7 @@ def simulate(
 ) -> Outcome:
     """Run a scenario as a user would."""
     scenario = folder / "scenario.yaml"
-    document = {"duration_s": duration_s, "seed": 3, "pipelines": PIPELINES, "faults": faults, **changes}
+    document = {"duration_s": duration_s, "seed": 3, "devices": [SIM], "faults": faults, **changes}
     scenario.write_text(yaml.safe_dump(document))
     report, keep = folder / "report.json", folder / "kept"
     done = subprocess.run(
@@ -76,9 +84,12 @@ def simulate(
 
 def check_nothing_lost(outcome: Outcome) -> None:
     assert outcome.code == 0, outcome.stderr + outcome.stdout
-    assert outcome.report["lost"] == outcome.report["holes"] == outcome.report["unreadable"] == 0
-    assert list(outcome.report["pipelines"]) == ["dock", "pump", "co2"]
-    for pipeline in outcome.report["pipelines"].values():
+    assert outcome.report["lost"] == 0
+    devices = outcome.report["devices"].values()
+    for device in devices:
+        assert device["lost"] == device["holes"] == device["unreadable"] == device["exit_code"] == 0
+    assert [name for device in devices for name in device["pipelines"]] == ["dock", "pump", "co2"]
+    for pipeline in (pipeline for device in devices for pipeline in device["pipelines"].values()):
         assert pipeline["lost"] == 0
         assert pipeline["delivered"] == pipeline["accepted"] > 0
         assert pipeline["disordered"] == 0
@@ -95,7 +106,7 @@ def test_a_cut_loses_nothing_and_the_report_says_so(sample_models: Path, tmp_pat
     assert outage["length_s"] == pytest.approx(3, abs=1)
     assert outage["backlog"] > 10
     assert 0 <= outage["drain_s"] < 8
-    dock = outcome.report["pipelines"]["dock"]
+    dock = outcome.sim["pipelines"]["dock"]
     assert dock["backlog_peak"] > 10
     assert dock["replayed"] > 10
     assert "the network was away for 3." in outcome.sentence
@@ -105,25 +116,31 @@ def test_a_cut_loses_nothing_and_the_report_says_so(sample_models: Path, tmp_pat
         "the device finds it anomalous",
         "link cut",
         "link back",
-        "device stopped with exit code 0",
+        "sim stopped with exit code 0",
     ):
         assert event in outcome.stderr
-    reader = SpoolReader(outcome.folder / "spool")
+    reader = SpoolReader(outcome.folder / "sim" / "spool")
     assert reader.waiting() == {}
     assert {name: counts.accepted for name, counts in reader.counts().items()} == {
-        name: pipeline["accepted"] for name, pipeline in outcome.report["pipelines"].items()
+        name: pipeline["accepted"] for name, pipeline in outcome.sim["pipelines"].items()
     }
     reader.close()
 
 
 def test_kill_minus_9_during_the_cut_loses_nothing(sample_models: Path, tmp_path: Path) -> None:
-    faults = [{"kind": "cut", "at_s": 3, "length_s": 6}, {"kind": "kill", "at_s": 5, "length_s": 1}]
-    outcome = simulate(tmp_path, sample_models, faults, duration_s=14)
+    """Two devices on one link; one of them is killed, and the other does not notice."""
+    faults = [{"kind": "cut", "at_s": 3, "length_s": 6}, {"kind": "kill", "device": "gate", "at_s": 5, "length_s": 1}]
+    devices = [{"name": "gate", "pipelines": PIPELINES[:1]}, {"name": "shed", "pipelines": PIPELINES[1:]}]
+    outcome = simulate(tmp_path, sample_models, faults, duration_s=14, devices=devices)
     check_nothing_lost(outcome)
-    (restart,) = outcome.report["restarts"]
+    gate, shed = outcome.report["devices"].values()
+    (restart,) = gate["restarts"]
     assert restart["start_s"] == pytest.approx(5, abs=1)
-    assert "device killed" in outcome.stderr
-    assert "The device was killed at" in outcome.stdout
+    assert shed["restarts"] == []
+    (outage,) = outcome.report["outages"]
+    assert outage["backlog"] > max(gate["pipelines"]["dock"]["backlog_peak"], shed["pipelines"]["co2"]["backlog_peak"])
+    assert "gate killed" in outcome.stderr
+    assert "gate was killed at" in outcome.stdout
 
 
 def test_a_stall_that_outlasts_the_acknowledgement_loses_nothing(sample_models: Path, tmp_path: Path) -> None:
@@ -131,7 +148,7 @@ def test_a_stall_that_outlasts_the_acknowledgement_loses_nothing(sample_models: 
     check_nothing_lost(outcome)
     (outage,) = outcome.report["outages"]
     assert (outage["kind"], outage["backlog"] > 30) == ("stall", True)
-    assert "has not acknowledged" in (outcome.folder / "device.log").read_text()
+    assert "has not acknowledged" in (outcome.folder / "sim" / "device.log").read_text()
 
 
 @pytest.fixture
@@ -205,12 +222,12 @@ def test_a_subscriber_of_somebody_else_sees_the_same_ids(
         cut = [{"kind": "cut", "at_s": 4, "length_s": 3}]
         outcome = simulate(tmp_path, sample_models, cut, "--broker", name)
         check_nothing_lost(outcome)
-        accepted = {name: pipeline["accepted"] for name, pipeline in outcome.report["pipelines"].items()}
+        accepted = {name: pipeline["accepted"] for name, pipeline in outcome.sim["pipelines"].items()}
         other.wait_for(sum(accepted.values()))
     assert outcome.report["broker"] == name
     assert {name: len(ids) for name, ids in other.ids.items()} == accepted
-    device, epoch = outcome.report["device"], outcome.report["epoch"]
-    everything = {f"{device}:{epoch}:{seq}" for seq in range(1, sum(accepted.values()) + 1)}
+    epoch = outcome.sim["epoch"]
+    everything = {f"sim:{epoch}:{seq}" for seq in range(1, sum(accepted.values()) + 1)}
     assert set().union(*other.ids.values()) == everything
 
 
@@ -224,17 +241,22 @@ def test_mosquitto_as_a_child_serves_as_well(sample_models: Path, tmp_path: Path
 
 def test_a_pipeline_that_delivers_nothing_is_exit_code_3(sample_models: Path, tmp_path: Path) -> None:
     slow = [{**PIPELINES[0]}, {"name": "co2", "model": "co2", "input": {"kind": "csv", "rows_per_s": 0.01}}]
-    outcome = simulate(tmp_path, sample_models, [], duration_s=2, pipelines=slow)
+    outcome = simulate(tmp_path, sample_models, [], duration_s=2, devices=[{**SIM, "pipelines": slow}])
     assert outcome.code == 3
-    assert outcome.report["pipelines"]["co2"]["delivered"] == 0
-    assert "Nothing came from co2." in outcome.stdout
+    assert outcome.sim["pipelines"]["co2"]["delivered"] == 0
+    assert "Nothing came from sim/co2." in outcome.stdout
 
 
 @pytest.mark.parametrize(
     ("changes", "options", "code", "text"),
     [
         ({"speed": 2}, (), 2, "speed"),
-        ({"pipelines": [{**PIPELINES[0], "model": "absent"}]}, (), 2, "lisiere compile models/absent/job.json"),
+        (
+            {"devices": [{**SIM, "pipelines": [{**PIPELINES[0], "model": "absent"}]}]},
+            (),
+            2,
+            "lisiere compile models/absent/job.json",
+        ),
         ({}, ("--broker", "nowhere"), 2, "HOST:PORT"),
         ({}, ("--broker", "127.0.0.1:1"), 1, "No broker answers"),
     ],
@@ -250,7 +272,7 @@ def test_what_is_wrong_is_said_with_its_exit_code(
 
 def test_an_interrupt_leaves_nothing_behind(sample_models: Path, tmp_path: Path) -> None:
     scenario = tmp_path / "scenario.yaml"
-    scenario.write_text(yaml.safe_dump({"duration_s": 600, "pipelines": PIPELINES[:2]}))
+    scenario.write_text(yaml.safe_dump({"duration_s": 600, "devices": [{**SIM, "pipelines": PIPELINES[:2]}]}))
     options = ["--models", str(sample_models), "--keep", str(tmp_path / "kept")]
     process = subprocess.Popen(
         [sys.executable, "-m", "lisiere", "simulate", str(scenario), *options],
@@ -268,7 +290,7 @@ def test_an_interrupt_leaves_nothing_behind(sample_models: Path, tmp_path: Path)
     process.stderr.close()
     assert process.wait(30) == 1
     assert "nterrupted" in rest
-    assert not device_processes(tmp_path / "kept" / "config.yaml")
+    assert not device_processes(tmp_path / "kept" / "sim" / "config.yaml")
 
 
 def device_processes(config: Path) -> list[str]:

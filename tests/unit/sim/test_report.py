@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from lisiere_sim.progress import LiveProgress, Progress, State, choose_progress,
 from lisiere_sim.report import (
     Evidence,
     OutageReport,
+    Report,
     RestartReport,
     make_report,
     print_report,
@@ -37,27 +39,32 @@ def evidence(**changes: Any) -> Evidence:
     return Evidence(**given)
 
 
+def report_of(outages: Sequence[OutageReport] = (), **changes: Any) -> Report:
+    return make_report({"sim": evidence(**changes)}, list(outages))
+
+
 def text(report: Any) -> str:
     return " ".join(sentences(report))
 
 
 def test_the_json_has_the_keys_that_are_promised() -> None:
-    document = json.loads(write_json(make_report(evidence(outages=[OUTAGE]))))
-    assert {"pipelines", "outages", "lost"} <= set(document)
-    dock = document["pipelines"]["dock"]
+    document = json.loads(write_json(report_of(outages=[OUTAGE])))
+    assert {"devices", "outages", "lost"} <= set(document)
+    pipelines = document["devices"]["sim"]["pipelines"]
+    dock = pipelines["dock"]
     promised = {"accepted", "delivered", "duplicates", "lost", "backlog_peak", "backend", "latency_ms"}
     assert promised <= set(dock)
     assert dock["latency_ms"] == {"p50": 1.0, "p95": 1.0, "p99": 5.04}
     assert (dock["accepted"], dock["delivered"], dock["duplicates"], dock["lost"]) == (400, 400, 3, 0)
     assert (dock["backlog_peak"], dock["backend"]) == (100, "dlr")
-    assert document["pipelines"]["pump"]["backend"] == "dlr+onnx"
+    assert pipelines["pump"]["backend"] == "dlr+onnx"
     assert document["outages"][0]["start_s"] == 14.0
     assert document["outages"][0]["drain_s"] == 1.82
     assert document["lost"] == 0
 
 
 def test_a_whole_run_says_so_in_one_sentence() -> None:
-    report = make_report(evidence(outages=[OUTAGE]))
+    report = report_of(outages=[OUTAGE])
     assert report.whole
     assert text(report) == (
         "812 results accepted, 812 delivered, 0 lost; the network was away for 10.0 s and the backlog of 143 was "
@@ -66,59 +73,66 @@ def test_a_whole_run_says_so_in_one_sentence() -> None:
 
 
 def test_what_is_accepted_and_not_delivered_is_lost() -> None:
-    report = make_report(evidence(counts={"dock": Counts(403, 403, 0), "pump": Counts(412, 412, 0)}))
-    assert (report.pipelines["dock"].lost, report.lost, report.whole) == (3, 3, False)
+    report = report_of(counts={"dock": Counts(403, 403, 0), "pump": Counts(412, 412, 0)})
+    assert (report.pipelines["sim/dock"].lost, report.lost, report.whole) == (3, 3, False)
     assert "3 lost" in text(report)
 
 
 def test_what_a_gap_record_names_is_evicted_and_not_lost() -> None:
     seen = {"dock": Seen(delivered=390, evicted=10, backends={"dlr": 1})}
-    report = make_report(evidence(counts={"dock": Counts(400, 390, 10)}, seen=seen))
-    assert (report.lost, report.pipelines["dock"].evicted, report.whole) == (0, 10, True)
+    report = report_of(counts={"dock": Counts(400, 390, 10)}, seen=seen)
+    assert (report.lost, report.pipelines["sim/dock"].evicted, report.whole) == (0, 10, True)
     assert "10 evicted by the spool's limit" in text(report)
 
 
 def test_a_result_that_was_delivered_and_evicted_is_no_negative_loss() -> None:
     seen = {"dock": Seen(delivered=395, evicted=10)}
-    assert make_report(evidence(counts={"dock": Counts(400, 390, 10)}, seen=seen)).lost == 0
+    assert report_of(counts={"dock": Counts(400, 390, 10)}, seen=seen).lost == 0
 
 
 def test_a_hole_is_a_loss_even_when_the_counts_agree() -> None:
-    report = make_report(evidence(holes=[7, 8]))
-    assert (report.lost, report.holes, report.whole) == (2, 2, False)
+    report = report_of(holes=[7, 8])
+    assert (report.lost, report.devices["sim"].holes, report.whole) == (2, 2, False)
     assert "2 numbers of the sequence" in text(report)
 
 
 def test_what_still_waits_counts_as_lost_and_is_said_to_wait() -> None:
-    report = make_report(
-        evidence(counts={"dock": Counts(405, 400, 0), "pump": Counts(412, 412, 0)}, waiting={"dock": 5})
-    )
-    assert (report.lost, report.pipelines["dock"].waiting) == (5, 5)
-    assert "5 still wait in the device's spool" in text(report)
+    report = report_of(counts={"dock": Counts(405, 400, 0), "pump": Counts(412, 412, 0)}, waiting={"dock": 5})
+    assert (report.lost, report.pipelines["sim/dock"].waiting) == (5, 5)
+    assert "5 still wait in a spool" in text(report)
+
+
+def test_devices_are_judged_each_by_itself_and_summed_up() -> None:
+    whole, holed = evidence(), evidence(holes=[7], restarts=[RestartReport(start_s=3.0, length_s=1.5)])
+    report = make_report({"gate": whole, "shed": holed}, [OUTAGE], "embedded", 12.34)
+    assert [device.lost for device in report.devices.values()] == [0, 1]
+    assert (report.lost, report.whole, report.duration_s) == (1, False, 12.3)
+    assert text(report).startswith("1624 results accepted, 1624 delivered, 1 lost; ")
+    assert "shed was killed" in text(report)
 
 
 def test_a_silent_pipeline_is_named_and_has_no_latency() -> None:
-    report = make_report(evidence(seen={"dock": Seen(delivered=400), "co2": Seen()}))
-    assert (report.silent, report.whole, report.lost) == (["co2"], False, 0)
-    assert report.pipelines["co2"].latency_ms.p50 is None
-    assert "Nothing came from co2." in text(report)
+    report = report_of(seen={"dock": Seen(delivered=400), "co2": Seen()})
+    assert (report.silent, report.whole, report.lost) == (["sim/co2"], False, 0)
+    assert report.pipelines["sim/co2"].latency_ms.p50 is None
+    assert "Nothing came from sim/co2." in text(report)
 
 
 def test_restarts_stalls_and_undelivered_backlogs_are_told() -> None:
     stall = OutageReport(kind="stall", start_s=1.0, length_s=5.0, backlog=9, drain_s=None)
-    report = make_report(evidence(outages=[stall], restarts=[RestartReport(start_s=3.0, length_s=1.5)], unreadable=2))
+    report = report_of(outages=[stall], restarts=[RestartReport(start_s=3.0, length_s=1.5)], unreadable=2)
     said = text(report)
     assert "the network stalled for 5.0 s and its backlog of 9 was not delivered whole" in said
-    assert "killed at 3.0 s and started again 1.5 s later" in said
+    assert "sim was killed at 3.0 s and ran again 1.5 s later" in said
     assert "2 messages were not what" in said
 
 
 def test_the_printed_report_has_a_row_a_pipeline_and_the_sentence_unbroken() -> None:
     output = io.StringIO()
-    print_report(make_report(evidence(outages=[OUTAGE])), Console(file=output, width=80))
+    print_report(report_of(outages=[OUTAGE]), Console(file=output, width=80))
     lines = [line.split() for line in output.getvalue().splitlines()]
-    assert ["dock", "dlr", "400", "400", "3", "0", "100", "1.00", "1.00", "5.04"] in lines
-    assert ["pump", "dlr+onnx", "412", "412", "0", "0", "0", "2.00", "2.00", "2.00"] in lines
+    assert ["sim/dock", "dlr", "400", "400", "3", "0", "100", "1.00", "1.00", "5.04"] in lines
+    assert ["sim/pump", "dlr+onnx", "412", "412", "0", "0", "0", "2.00", "2.00", "2.00"] in lines
     assert lines[-1][:3] == ["812", "results", "accepted,"]
     assert lines[-1][-2:] == ["came", "back."]
 
@@ -139,7 +153,7 @@ def test_elsewhere_than_on_a_terminal_progress_is_one_line_an_event() -> None:
     with choose_progress(Console(file=output, width=20)) as progress:
         assert type(progress) is Progress
         progress.event("broker embedded at 127.0.0.1:1883 [dim]")
-        progress.update(State(1, 2, "up", "running"))
+        progress.update(State(1, 2, "up"))
         progress.event("link cut for 3 s", 4.0)
     assert output.getvalue().splitlines() == [
         "broker embedded at 127.0.0.1:1883 [dim]",
@@ -155,8 +169,9 @@ def test_on_a_terminal_the_display_shows_link_and_pipelines() -> None:
     with choose_progress(console) as progress:
         assert isinstance(progress, LiveProgress)
         progress.event("link cut for 3 s", 4.0)
-        progress.update(State(5, 10, "cut", "running", {"dock": Line(12, 10, 2, "7 (0.98)")}))
+        progress.update(State(5, 10, "cut", ("gate",), {"dock": Line(12, 10, 2, "7 (0.98)")}))
     printed = output.getvalue()
     assert "link cut for 3 s" in printed
+    assert "gate away" in printed
     assert "5 of 10 s" in printed
     assert "7 (0.98)" in printed

@@ -8,27 +8,34 @@ import pytest
 from lisiere.errors import ConfigError
 from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput, Scenario, load_scenario, parse_scenario
 
+DOCK = {"name": "dock", "model": "digits", "input": {"kind": "camera"}}
+
 
 def document(**changes: Any) -> dict[str, Any]:
     return {
         "duration_s": 10,
-        "pipelines": [{"name": "dock", "model": "digits", "input": {"kind": "camera"}}],
+        "devices": [{"name": "gate", "pipelines": [DOCK]}],
         **changes,
     }
 
 
+def with_pipelines(*pipelines: Any, **more: Any) -> dict[str, Any]:
+    return document(devices=[{"name": "gate", "pipelines": list(pipelines), **more}])
+
+
 def with_input(**given: Any) -> dict[str, Any]:
-    return document(pipelines=[{"name": "dock", "model": "digits", "input": given}])
+    return with_pipelines({**DOCK, "input": given})
 
 
 def test_the_default_has_a_camera_two_series_and_one_outage() -> None:
     scenario = load_scenario(None)
-    kinds = {type(pipeline.input) for pipeline in scenario.pipelines}
+    pipelines = [pipeline for device in scenario.devices for pipeline in device.pipelines]
+    kinds = {type(pipeline.input) for pipeline in pipelines}
     assert kinds == {CameraInput, PumpInput, CsvInput}
-    assert {pipeline.model for pipeline in scenario.pipelines} == {"digits", "pump", "co2"}
+    assert {pipeline.model for pipeline in pipelines} == {"digits", "pump", "co2"}
     assert [fault.kind for fault in scenario.faults] == ["cut"]
     assert 30 <= scenario.duration_s <= 60
-    pump = next(pipeline.input for pipeline in scenario.pipelines if isinstance(pipeline.input, PumpInput))
+    pump = next(pipeline.input for pipeline in pipelines if isinstance(pipeline.input, PumpInput))
     assert pump.faults
 
 
@@ -39,10 +46,10 @@ def test_numbers_may_come_as_strings() -> None:
 def test_every_kind_of_fault_is_understood() -> None:
     faults = [
         {"kind": "cut", "at_s": 1, "length_s": 1},
-        {"kind": "kill", "at_s": 1, "length_s": 0.5},
+        {"kind": "kill", "device": "gate", "at_s": 1, "length_s": 0.5},
         {"kind": "stall", "at_s": 2, "length_s": 1},
         {"kind": "delay", "at_s": 3, "length_s": 1, "delay_ms": 50},
-        {"kind": "kill", "at_s": 3, "length_s": 7},
+        {"kind": "kill", "device": "gate", "at_s": 3, "length_s": 7},
     ]
     assert len(parse_scenario(document(faults=faults)).faults) == 5
 
@@ -56,21 +63,24 @@ def test_every_kind_of_fault_is_understood() -> None:
         (document(speed=2), "$", "speed"),
         (document(duration_s=0), "$.duration_s", "> 0"),
         (document(duration_s="long"), "$.duration_s", "float"),
-        (document(device="a/b"), "$.device", "regex"),
-        (document(pipelines=[]), "$.pipelines", "length >= 1"),
-        (document(pipelines=[{"name": "dock", "model": "digits"}]), "$.pipelines[0]", "input"),
-        (document(pipelines=document()["pipelines"] * 2), "$.pipelines[1].name", "Two pipelines"),
-        (with_input(kind="radar"), "$.pipelines[0].input.kind", "radar"),
-        (with_input(kind="camera", fps=0), "$.pipelines[0].input.fps", "> 0"),
-        (with_input(kind="csv", rows=1), "$.pipelines[0].input", "rows"),
+        (with_pipelines(DOCK, name="a/b"), "$.devices[0].name", "regex"),
+        (document(devices=[]), "$.devices", "length >= 1"),
+        (with_pipelines(), "$.devices[0].pipelines", "length >= 1"),
+        (with_pipelines(DOCK, runtime="docker"), "$.devices[0].runtime", "docker"),
+        (document(devices=document()["devices"] * 2), "$.devices[1].name", "Two devices"),
+        (with_pipelines({"name": "dock", "model": "digits"}), "$.devices[0].pipelines[0]", "input"),
+        (with_pipelines(DOCK, DOCK), "$.devices[0].pipelines[1].name", "Two pipelines"),
+        (with_input(kind="radar"), "$.devices[0].pipelines[0].input.kind", "radar"),
+        (with_input(kind="camera", fps=0), "$.devices[0].pipelines[0].input.fps", "> 0"),
+        (with_input(kind="csv", rows=1), "$.devices[0].pipelines[0].input", "rows"),
         (
             with_input(kind="pump", faults=[{"kind": "rust", "at_s": 1, "length_s": 1}]),
-            "$.pipelines[0].input.faults[0].kind",
+            "$.devices[0].pipelines[0].input.faults[0].kind",
             "rust",
         ),
         (
             with_input(kind="pump", faults=[{"kind": "bearing", "at_s": 9, "length_s": 2}]),
-            "$.pipelines[0].input.faults[0]",
+            "$.devices[0].pipelines[0].input.faults[0]",
             "ends after",
         ),
         (document(faults=[{"kind": "fire", "at_s": 1, "length_s": 1}]), "$.faults[0].kind", "fire"),
@@ -88,9 +98,25 @@ def test_every_kind_of_fault_is_understood() -> None:
             "another fault of the link",
         ),
         (
-            document(faults=[{"kind": "kill", "at_s": 1, "length_s": 2}, {"kind": "kill", "at_s": 2, "length_s": 1}]),
+            document(
+                faults=[
+                    {"kind": "kill", "device": "gate", "at_s": 1, "length_s": 2},
+                    {"kind": "kill", "device": "gate", "at_s": 2, "length_s": 1},
+                ]
+            ),
             "$.faults[1].at_s",
             "another fault of the device",
+        ),
+        (document(faults=[{"kind": "kill", "at_s": 1, "length_s": 1}]), "$.faults[0].device", "goes with"),
+        (
+            document(faults=[{"kind": "cut", "device": "gate", "at_s": 1, "length_s": 1}]),
+            "$.faults[0].device",
+            "goes with",
+        ),
+        (
+            document(faults=[{"kind": "kill", "device": "shed", "at_s": 1, "length_s": 1}]),
+            "$.faults[0].device",
+            "there are gate",
         ),
     ],
 )
@@ -102,7 +128,9 @@ def test_what_is_wrong_is_named_with_its_place(wrong: Any, path: str, text: str)
 
 def test_reading_a_file(tmp_path: Path) -> None:
     file = tmp_path / "scenario.yaml"
-    file.write_text("duration_s: 5\npipelines:\n  - {name: dock, model: digits, input: {kind: camera}}\n")
+    file.write_text(
+        "duration_s: 5\ndevices:\n  - {name: gate, pipelines: [{name: dock, model: digits, input: {kind: camera}}]}\n"
+    )
     assert isinstance(load_scenario(file), Scenario)
     file.write_text("duration_s: [")
     with pytest.raises(ConfigError, match="not YAML"):
