@@ -91,8 +91,8 @@ class Decoder:
 def encode(kind: int, flags: int, stream: int, headers: Mapping[str, str] | None = None, payload: bytes = b"") -> bytes:
     """Return one frame with the common headers and, after them, string headers."""
     words = b"".join(
-        b"%c%b\x07%b%b" % (len(name), name.encode(), _U16.pack(len(value.encode())), value.encode())
-        for name, value in (headers or {}).items()
+        b"%c%b\x07%b%b" % (len(name), name, _U16.pack(len(value)), value)
+        for name, value in ((name.encode(), value.encode()) for name, value in (headers or {}).items())
     )
     return encode_raw(_common(kind, flags, stream) + words, payload)
 
