@@ -6,19 +6,24 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lisiere import __version__
 from lisiere.errors import ConfigError, LisiereError
 
-DONE, FAILED, USAGE, NOT_HELD = 0, 1, 2, 3
+if TYPE_CHECKING:
+    from lisiere.greengrass import Component
+    from lisiere.runtime import Runtime
+
+DONE, FAILED, USAGE, NOT_HELD, LOST = 0, 1, 2, 3, 4
 
 _EPILOG = """\
 exit codes:
@@ -26,6 +31,7 @@ exit codes:
   1  failed; the message says why and what to do
   2  wrong usage or configuration; the message names the place
   3  a check did not hold
+  4  the connection to the Greengrass nucleus was lost; its results wait on disk, start it anew
 
 start here:
   lisiere simulate                     a camera and two sensors on this machine, with an outage
@@ -46,6 +52,9 @@ a configuration:
       source: {type: camera, device: /dev/video0, fps: 5}  or url: rtsp://…; or video, images, csv, socket
       model: build/models/digits-linux_x86_64
 
+--greengrass is what a Greengrass nucleus starts, and takes the same configuration from it; `lisiere nucleus run` is
+such a nucleus on this machine.
+
 `lisiere schema config` prints all there is, and `lisiere validate CONFIG.yaml` checks one.
 """
 
@@ -59,8 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    from lisiere.ipc import NucleusLost
+
     try:
         return int(args.run(args))
+    except NucleusLost as error:
+        _say(f"lisiere: {error}")
+        return LOST
     except ConfigError as error:
         _say(f"lisiere: {error}")
         return USAGE
@@ -86,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = _add(commands, "run", _run, "run the pipelines of a configuration until stopped")
-    run.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    run.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yaml")
+    run.add_argument("--greengrass", action="store_true", help="as a Greengrass component, configured by its nucleus")
     run.epilog, run.formatter_class = _RUN_EPILOG, argparse.RawDescriptionHelpFormatter
 
     validate = _add(commands, "validate", _validate, "check a configuration and its models without running them")
@@ -94,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--json", action="store_true", help="print the configuration as it is understood")
 
     schema = _add(commands, "schema", _schema, "print the JSON Schema of a message or of the configuration")
-    schema.add_argument("name", choices=["config", "manifest", "result", "gap", "status", "health", "metrics"])
+    messages = ["result", "gap", "status", "health", "metrics", "command", "reply", "aws-dlr"]
+    schema.add_argument("name", choices=["config", "manifest", *messages])
 
     models = commands.add_parser("models", help="inspect and verify model folders").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -139,33 +155,44 @@ def _add(commands: Any, name: str, function: Any, text: str) -> argparse.Argumen
 
 
 def _run(args: argparse.Namespace) -> int:
-    from lisiere.clock import SystemClock
-    from lisiere.config import load_config
-    from lisiere.runtime import Runtime
-
-    runtime = Runtime(load_config(args.config), SystemClock())
+    if args.greengrass == (args.config is not None):
+        raise ConfigError("`lisiere run` takes either CONFIG.yaml or --greengrass.", "lisiere run")
+    running = _component() if args.greengrass else _runtime(args.config)
 
     def stop(_number: int, _frame: object) -> None:
         # A second signal takes the default way out.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        runtime.stop()
+        running.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    runtime.run()
+    running.run()
     return DONE
+
+
+def _runtime(config: Path) -> Runtime:
+    from lisiere.clock import SystemClock
+    from lisiere.config import load_config
+    from lisiere.runtime import Runtime
+
+    return Runtime(load_config(config), SystemClock())
+
+
+def _component() -> Component:
+    from lisiere.clock import SystemClock
+    from lisiere.greengrass import Component
+    from lisiere.ipc import Environment, Nucleus
+
+    return Component(Nucleus(Environment.read(os.environ)), SystemClock(), Path.cwd())
 
 
 def _validate(args: argparse.Namespace) -> int:
     from lisiere.config import load_config
-    from lisiere.models import open_package
-    from lisiere.pipeline import check_pairing
+    from lisiere.pipeline import check_models
 
     config = load_config(args.config)
-    for index, pipeline in enumerate(config.pipelines):
-        package = open_package(Path(pipeline.model))
-        check_pairing(pipeline, package.manifest, f"$.pipelines[{index}].source")
+    check_models(config)
     if args.json:
         _out(msgspec.to_builtins(config))
     else:

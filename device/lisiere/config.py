@@ -27,6 +27,8 @@ UNIX_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107
 
 # A level of a topic: no separator, no wildcard, no `$`. `$(?!\n)` is the very end; `$` lets a last newline pass.
 Level = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$(?!\n)")]
+# A topic to publish on: no wildcard, no empty start, and AWS IoT Core's own topics are not for devices' results.
+Topic = Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$(?!\n)", max_length=TOPIC_MAX_BYTES)]
 Seconds = Annotated[float, Meta(gt=0, le=1e6)]
 
 
@@ -53,7 +55,7 @@ class VideoSource(_Part, tag="video", frozen=True, kw_only=True):
 
 
 class ImagesSource(_Part, tag="images", frozen=True, kw_only=True):
-    """A folder of images in the order of their names; `fps` 0 means as fast as it can."""
+    """A folder of images in the order of their names, or one image; `fps` 0 means as fast as it can."""
 
     path: str
     fps: Annotated[float, Meta(ge=0, le=1000)] = 0.0
@@ -99,7 +101,13 @@ class QueueConfig(_Part, frozen=True, kw_only=True):
 
 
 class PipelineConfig(_Part, frozen=True, kw_only=True):
-    """One source through one model to one topic."""
+    """One source through one model to one topic.
+
+    Attributes:
+        output: `lisiere` publishes the envelope on `result/…` and `backlog/…`; `aws-dlr` publishes the message of AWS's
+            component aws.greengrass.DLRImageClassification instead, on `publish_topic`. Classification alone has it.
+        publish_topic: of `aws-dlr` alone.
+    """
 
     name: Level
     source: Source
@@ -107,6 +115,8 @@ class PipelineConfig(_Part, frozen=True, kw_only=True):
     backend: Literal["auto", "dlr", "graph", "onnx"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     queue: QueueConfig = field(default_factory=QueueConfig)
+    output: Literal["lisiere", "aws-dlr"] = "lisiere"
+    publish_topic: Topic = "ml/dlr/image-classification"
 
 
 class TlsConfig(_Part, frozen=True, kw_only=True):
@@ -144,6 +154,25 @@ class MqttConfig(_Part, tag="mqtt", frozen=True, kw_only=True):
         return self.host, self.port or (8883 if self.tls is not None else 1883)
 
 
+class GreengrassConfig(_Part, tag="greengrass", frozen=True, kw_only=True):
+    """Through the Greengrass nucleus, by `lisiere run --greengrass` alone.
+
+    Attributes:
+        window: how many messages may be under way at once.
+        ack_timeout_s: the nucleus taking longer to answer means that it is gone.
+        max_bytes: a result whose message is larger is set aside with a gap record. Unset: 131,072, which is AWS IoT
+            Core's limit, and with nucleus lite what fits into 10,000 bytes once it is base64 in JSON.
+        reconnect_s: how long a lost nucleus is waited for, before the component leaves to be started anew.
+        publish_locally: whether results also go to the device's other components, by PublishToTopic on their topics.
+    """
+
+    window: Annotated[int, Meta(ge=1, le=100)] = 16
+    ack_timeout_s: Seconds = 20.0
+    max_bytes: Annotated[int, Meta(ge=1000, le=131_072)] | None = None
+    reconnect_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    publish_locally: bool = False
+
+
 class SpoolConfig(_Part, frozen=True, kw_only=True):
     """Where results wait on disk, and how many may. Beyond that the oldest go, with a gap record.
 
@@ -167,7 +196,7 @@ class Config(_Part, frozen=True, kw_only=True):
 
     device: Level
     pipelines: Annotated[tuple[PipelineConfig, ...], Meta(min_length=1, max_length=64)]
-    transport: MqttConfig | None = None
+    transport: MqttConfig | GreengrassConfig | None = None
     topic_prefix: Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$(?!\n)")] = "lisiere"
     spool: SpoolConfig = field(default_factory=SpoolConfig)
     health_interval_s: Seconds = 30.0
@@ -217,7 +246,7 @@ def parse_config(document: Any, base: Path) -> Config:
             find_manifest(Path(pipeline.model))
         except Rejected as error:
             raise ConfigError(str(error), f"$.pipelines[{index}].model") from error
-    if config.transport is not None and config.transport.tls is not None:
+    if isinstance(config.transport, MqttConfig) and config.transport.tls is not None:
         _check_tls(config.transport.tls)
     return config
 
@@ -244,7 +273,7 @@ def _resolve(config: Config, base: Path) -> Config:
             source = replace(source, listen=f"unix:{path}")
         pipelines.append(replace(pipeline, source=source, model=absolute(pipeline.model, f"{at}.model")))
     transport = config.transport
-    if transport is not None:
+    if isinstance(transport, MqttConfig):
         if transport.password_file is not None:
             password_file = absolute(transport.password_file, "$.transport.password_file")
             transport = replace(transport, password_file=password_file)

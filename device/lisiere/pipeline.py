@@ -18,7 +18,7 @@ import numpy as np
 
 from lisiere.backends import Opened, open_model
 from lisiere.clock import Clock, TsQuality, rfc3339
-from lisiere.config import PipelineConfig
+from lisiere.config import Config, PipelineConfig
 from lisiere.errors import ConfigError, Rejected, Retryable
 from lisiere.health import PipelineHealth
 from lisiere.models import Manifest, Package, open_package
@@ -131,7 +131,7 @@ class Pipeline:
         self._quality = quality
         self._kind = _KINDS[type(manifest.task)]
         self._source_name = source_name(config.source)
-        self._model = ModelInfo(
+        self.model = ModelInfo(
             name=manifest.name,
             version=manifest.version,
             digest=package.digest,
@@ -219,7 +219,7 @@ class Pipeline:
                     pipeline=self.name,
                     source=self._source_name,
                     task=self._kind,
-                    model=self._model,
+                    model=self.model,
                     latency_ms=Latency(
                         preprocess=round(result.preprocess_ms, 3),
                         infer=round(result.infer_ms, 3),
@@ -256,7 +256,23 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
             f"The source gives {gives}, which the {_KINDS[type(manifest.task)]} model {manifest.name!r} cannot take.",
             path,
         )
+    if config.output == "aws-dlr" and not isinstance(manifest.task, Classification):
+        raise ConfigError(
+            f"`output: aws-dlr` is for classification; {manifest.name!r} is a {_KINDS[type(manifest.task)]} model.",
+            path.removesuffix(".source") + ".output",
+        )
     return manifest.input.channels if isinstance(manifest.input, WindowInput) else ()
+
+
+def check_models(config: Config) -> None:
+    """Check every pipeline's model, and that its source fits it, without loading anything.
+
+    Raises:
+        ConfigError: a source does not fit its model.
+        Rejected: a model must not be used.
+    """
+    for index, pipeline in enumerate(config.pipelines):
+        check_pairing(pipeline, open_package(Path(pipeline.model)).manifest, f"$.pipelines[{index}].source")
 
 
 def open_pipeline(

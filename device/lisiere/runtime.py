@@ -9,14 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from lisiere.clock import Clock, rfc3339
-from lisiere.config import Config, MqttConfig, PipelineConfig
+from lisiere.clock import Clock
+from lisiere.config import Config, GreengrassConfig, MqttConfig, PipelineConfig
 from lisiere.errors import ConfigError, LisiereError, Permanent
-from lisiere.health import PipelineHealth, State, resident_mb, worth_logging
+from lisiere.health import State, worth_logging
 from lisiere.pipeline import Pipeline, open_pipeline
+from lisiere.reports import Loaded, Reports, spool_figures
 from lisiere.spool import Spool, SpoolReader
 from lisiere.supervisor import Unit
-from lisiere.sync import envelope
+from lisiere.sync.commands import Answers, Commands
 from lisiere.sync.drain import Drain
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Transport
@@ -34,30 +35,67 @@ class Runtime:
         config: what to run.
         clock: where time comes from.
         open_transport: makes a transport for each connection; by default what the configuration names.
+        ready: called once the first model is warm.
+
+    Raises:
+        ConfigError: the configured transport cannot be made here.
     """
 
-    def __init__(self, config: Config, clock: Clock, open_transport: Callable[[], Transport] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        open_transport: Callable[[], Transport] | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._topics = Topics(config.topic_prefix, config.device)
         self._open_transport = open_transport or _transport_of(config)
-        self._quality = clock.quality()
-        self._started = clock.monotonic()
+        self._ready = ready
+        self.reports = Reports(config.device, [pipeline.name for pipeline in config.pipelines], clock)
+        self.reports.delivery_failure = self._why_undelivered
+        answers: Answers = {
+            "ping": self.reports.ping_answer,
+            "health": lambda: self.reports.health_message(self._spool),
+            "metrics": lambda: self.reports.metrics_message(self._spool),
+        }
+        self._commands = Commands(config.device, self._topics, clock, answers, lambda: self._wake.set())
+        self.reports.commands = self._commands.counts
+        self._delivery_failure: str | None = None
         self._stop_drain = threading.Event()
         self._wake = threading.Event()
         self._stopping = False
-        self._health = {pipeline.name: PipelineHealth(pipeline.name) for pipeline in config.pipelines}
+        self._drain_s = config.stop_drain_s
+        self._farewell = True
+        self._spool: Spool
         self._pipelines: list[Pipeline] = []
         self._readers: list[Unit] = []
         self._workers: list[Unit] = []
         self._drain: Drain | None = None
         self._drain_unit: Unit | None = None
-        self._last_results: dict[str, int] = {}
 
-    def stop(self) -> None:
-        """Ask for a clean stop; may be called from a signal handler."""
+    def stop(self, drain_s: float | None = None, farewell: bool = True) -> None:
+        """Ask for a clean stop; may be called from a signal handler.
+
+        Args:
+            drain_s: how long to go on delivering, instead of what is configured.
+            farewell: whether to tell that the device stops; not when another runtime follows at once.
+        """
+        if drain_s is not None:
+            self._drain_s = drain_s
+        self._farewell = farewell
         self._stopping = True
         self._wake.set()
+
+    def renew(self) -> None:
+        """Connect anew: what was refused may be allowed now."""
+        if self._drain is not None:
+            self._drain.renew()
+
+    def spool_figures(self) -> dict[str, int]:
+        """Return what waits in the spool; nothing before it is open."""
+        return spool_figures(self._spool) if hasattr(self, "_spool") else {}
 
     def run(self) -> None:
         """Run until every source has ended or `stop` is called; then deliver for a bounded time, and end.
@@ -72,8 +110,9 @@ class Runtime:
             self._watch()
         finally:
             self._finish()
-        if all(health.snapshot()[0] == "failed" for health in self._health.values()):
-            reasons = " ".join(f"{name}: {health.snapshot()[1]}" for name, health in self._health.items())
+        healths = self.reports.health
+        if all(health.snapshot()[0] == "failed" for health in healths.values()):
+            reasons = " ".join(f"{name}: {health.snapshot()[1]}" for name, health in healths.items())
             raise Permanent(f"No pipeline could run. {reasons}")
 
     def _committed(self, seq: int) -> None:
@@ -84,13 +123,18 @@ class Runtime:
         if self._open_transport is not None:
             self._start_drain(self._open_transport)
         for index, config in enumerate(self._config.pipelines):
+            if self._stopping:
+                return
             try:
                 self._start_pipeline(config, f"$.pipelines[{index}]")
             except ConfigError:
                 raise
             except LisiereError as error:
                 # One bad model does not keep the others from running.
-                self._health[config.name].state("failed", str(error))
+                self.reports.health[config.name].state("failed", str(error))
+            else:
+                if len(self._pipelines) == 1:
+                    self._ready()
 
     def _start_drain(self, open_transport: Callable[[], Transport]) -> None:
         config = self._config
@@ -104,15 +148,19 @@ class Runtime:
             self._clock,
             settings.window,
             settings.ack_timeout_s,
+            {pipeline.name: pipeline.publish_topic for pipeline in config.pipelines if pipeline.output == "aws-dlr"},
+            self._commands.received,
         )
         self._drain_unit = Unit(
-            "drain", self._drain.run, self._stop_drain, self._clock, _drain_report(), config.retry_max_s
+            "drain", self._drain.run, self._stop_drain, self._clock, self._drain_report(), config.retry_max_s
         )
         self._drain_unit.start()
 
     def _start_pipeline(self, config: PipelineConfig, path: str) -> None:
-        health = self._health[config.name]
-        pipeline = open_pipeline(config, path, self._spool, self._clock, lambda: self._quality, health)
+        reports = self.reports
+        health = reports.health[config.name]
+        pipeline = open_pipeline(config, path, self._spool, self._clock, lambda: reports.quality, health)
+        reports.loaded[config.name] = Loaded(pipeline.model, lambda: pipeline.queued)
 
         def report_reader(state: State, why: str) -> None:
             if state in ("waiting", "failed"):
@@ -142,19 +190,19 @@ class Runtime:
         """Publish health and metrics until there is nothing left to run."""
         config, clock = self._config, self._clock
         health_due = clock.monotonic() + min(1.0, config.health_interval_s)
-        metrics_due = last_metrics = clock.monotonic()
-        metrics_due += config.metrics_interval_s
+        metrics_due = clock.monotonic() + config.metrics_interval_s
         while not self._stopping and any(not worker.join(0) for worker in self._workers):
             self._wake.wait(max(0.0, min(health_due, metrics_due) - clock.monotonic()))
             self._wake.clear()
+            self._commands.work(self._reply)
             now = clock.monotonic()
             if now >= health_due:
-                self._quality = clock.quality()
+                self.reports.quality = clock.quality()
                 self._publish_health()
                 health_due = now + config.health_interval_s
             if now >= metrics_due:
-                self._publish_metrics(now - last_metrics)
-                last_metrics, metrics_due = now, now + config.metrics_interval_s
+                self._publish_metrics()
+                metrics_due = now + config.metrics_interval_s
 
     def _finish(self) -> None:
         """Stop in the order in which data flows, so that nothing accepted is left in memory."""
@@ -176,9 +224,9 @@ class Runtime:
             self._drain.finish()
             if self._spool.waiting == 0 and not self._drain.connected:
                 self._stop_drain.set()
-            if not self._drain_unit.join(self._config.stop_drain_s):
+            if not self._farewell or not self._drain_unit.join(self._drain_s):
                 self._stop_drain.set()
-                self._drain.stop()
+                self._drain.stop(self._farewell)
                 self._drain_unit.join(_END_S)
         self._spool.flush(_END_S)
         waiting = self._spool.waiting
@@ -186,55 +234,29 @@ class Runtime:
         log.info("Stopped; %s", f"{waiting} results wait on disk." if waiting else "nothing waits on disk.")
 
     def _publish_health(self) -> None:
-        if self._drain is None:
-            return
-        pipelines = {}
-        for name, health in self._health.items():
-            state, why, counters = health.snapshot()
-            pipelines[name] = envelope.PipelineHealth(state=state, why=why, backend=health.backend, counters=counters)
-        good = all(part.state in ("running", "ended", "starting") for part in pipelines.values())
-        message = envelope.HealthMessage(
-            device=self._config.device,
-            ts=rfc3339(self._clock.now()),
-            ts_quality=self._quality,
-            state="ok" if good and self._spool.failure is None else "degraded",
-            uptime_s=round(self._clock.monotonic() - self._started, 3),
-            pipelines=pipelines,
-            spool=self._spool_figures(),
-            spool_failure=self._spool.failure,
-        )
-        self._drain.send(self._topics.health, msgspec.json.encode(message))
+        if self._drain is not None:
+            self._drain.send(self._topics.health, msgspec.json.encode(self.reports.health_message(self._spool)))
 
-    def _publish_metrics(self, interval: float) -> None:
-        if self._drain is None:
-            return
-        pipelines = {}
-        for pipeline in self._pipelines:
-            health = self._health[pipeline.name]
-            results = health.snapshot()[2].get("results", 0)
-            quantiles = health.take_latencies()
-            pipelines[pipeline.name] = envelope.PipelineMetrics(
-                results_per_s=round((results - self._last_results.get(pipeline.name, 0)) / interval, 3),
-                latency_ms=envelope.LatencyQuantiles(
-                    **{key: round(value, 3) for key, value in zip(("p50", "p95", "p99"), quantiles, strict=True)}
-                )
-                if quantiles
-                else None,
-                queue=pipeline.queued,
-            )
-            self._last_results[pipeline.name] = results
-        message = envelope.MetricsMessage(
-            device=self._config.device,
-            ts=rfc3339(self._clock.now()),
-            interval_s=round(interval, 3),
-            rss_mb=resident_mb(),
-            pipelines=pipelines,
-            spool=self._spool_figures(),
-        )
-        self._drain.send(self._topics.metrics, msgspec.json.encode(message))
+    def _publish_metrics(self) -> None:
+        if self._drain is not None:
+            self._drain.send(self._topics.metrics, msgspec.json.encode(self.reports.metrics_message(self._spool)))
 
-    def _spool_figures(self) -> dict[str, int]:
-        return {"rows": self._spool.waiting, "bytes": self._spool.bytes_waiting, "highest_seq": self._spool.committed}
+    def _reply(self, topic: str, payload: bytes) -> None:
+        if self._drain is not None:
+            self._drain.send(topic, payload, qos=1)
+
+    def _drain_report(self) -> Callable[[State, str], None]:
+        """Make what keeps how the drain fares, and logs the 1st, 10th, 100th … failure to connect, and its end."""
+        log_it = _drain_report()
+
+        def report(state: State, why: str) -> None:
+            self._delivery_failure = why if state in ("waiting", "failed") else None
+            log_it(state, why)
+
+        return report
+
+    def _why_undelivered(self) -> str | None:
+        return None if self._drain is None or self._drain.connected else self._delivery_failure
 
 
 def _transport_of(config: Config) -> Callable[[], Transport] | None:
@@ -242,6 +264,8 @@ def _transport_of(config: Config) -> Callable[[], Transport] | None:
     settings = config.transport
     if settings is None:
         return None
+    if isinstance(settings, GreengrassConfig):
+        raise ConfigError("The transport `greengrass` is for `lisiere run --greengrass`.", "$.transport")
 
     def make() -> Transport:
         from lisiere.sync.transports.mqtt import MqttTransport

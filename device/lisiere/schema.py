@@ -13,7 +13,16 @@ from msgspec import Struct
 
 from lisiere.config import Config
 from lisiere.models import Manifest
-from lisiere.sync.envelope import GapEnvelope, HealthMessage, MetricsMessage, ResultEnvelope, StatusMessage
+from lisiere.sync.aws_dlr import AwsDlrMessage
+from lisiere.sync.envelope import (
+    CommandMessage,
+    GapEnvelope,
+    HealthMessage,
+    MetricsMessage,
+    ReplyMessage,
+    ResultEnvelope,
+    StatusMessage,
+)
 from lisiere.values import AnomalyBody, ClassificationBody, ForecastingBody
 
 DOCUMENTS: dict[str, type[Struct]] = {
@@ -24,6 +33,9 @@ DOCUMENTS: dict[str, type[Struct]] = {
     "status": StatusMessage,
     "health": HealthMessage,
     "metrics": MetricsMessage,
+    "command": CommandMessage,
+    "reply": ReplyMessage,
+    "aws-dlr": AwsDlrMessage,
 }
 _BODIES: dict[str, type[Struct]] = {
     "classification": ClassificationBody,

@@ -19,6 +19,7 @@ from lisiere.config import (
     Config,
     CsvSource,
     ImagesSource,
+    MqttConfig,
     SocketSource,
     VideoSource,
     load_config,
@@ -342,7 +343,7 @@ def test_relative_paths_start_from_the_given_folder(base: Path) -> None:
     assert sources[3].listen == f"unix:{base / 's'}"
     assert [Path(pipeline.model) for pipeline in found.pipelines] == [base / "model"] * 4
     assert found.spool.path == str(base / "var/spool")
-    assert found.transport is not None
+    assert isinstance(found.transport, MqttConfig)
     assert found.transport.password_file == str(base / "secret")
     assert found.transport.tls is not None
     assert found.transport.tls.key == str(base / "key.pem")
@@ -510,5 +511,5 @@ def test_two_pipelines_do_not_share_a_socket(base: Path) -> None:
 @pytest.mark.parametrize(("transport", "port"), [({}, 1883), ({"tls": {}}, 8883), ({"tls": {}, "port": 443}, 443)])
 def test_the_port_is_the_usual_one_unless_given(base: Path, transport: dict[str, Any], port: int) -> None:
     made = parse_config(document(transport={"type": "mqtt", "host": "broker.example", **transport}), base)
-    assert made.transport is not None
+    assert isinstance(made.transport, MqttConfig)
     assert made.transport.address == ("broker.example", port)

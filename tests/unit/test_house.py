@@ -20,10 +20,11 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"documents", "machine"}),
     frozenset({"models"}),
     frozenset({"config", "health", "windows"}),
-    frozenset({"sources", "backends", "spool"}),
+    frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync"}),
-    frozenset({"pipeline", "supervisor", "schema", "doctor"}),
+    frozenset({"pipeline", "supervisor", "schema", "doctor", "reports"}),
     frozenset({"runtime"}),
+    frozenset({"greengrass"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -1,4 +1,4 @@
-"""A folder of images, in the order of their names."""
+"""A folder of images, in the order of their names; or one image."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ class Images:
                 raise Retryable(f"No image in {self._folder} can be read.")
 
     def _files(self) -> list[Path]:
+        if self._folder.is_file():
+            return [self._folder]
         try:
             files = sorted(file for file in self._folder.iterdir() if file.suffix.lower() in SUFFIXES)
         except OSError as error:

@@ -17,11 +17,10 @@ from importlib import resources
 from operator import itemgetter
 from pathlib import Path
 
-import msgspec
-
-from lisiere.clock import Clock, rfc3339
+from lisiere.clock import Clock
 from lisiere.config import SpoolConfig
 from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.spool.gaps import Reason, gap_bodies
 from lisiere.spool.reader import SCHEMA_VERSION, check_version, database_file, highest
 
 BODY_MAX_BYTES = 120_000  # within AWS IoT Core's 128 KB once the envelope's identity is added
@@ -43,6 +42,7 @@ class _Pending:
     rows: list[tuple[str, float, bytes]] = field(default_factory=list)  # pipeline, accepted_ts, body
     size: int = 0  # bytes of bodies in `rows`
     acknowledged: list[int] = field(default_factory=list)
+    aside: list[tuple[int, Reason]] = field(default_factory=list)  # seq, and why it is never delivered
 
 
 class Spool:
@@ -138,6 +138,15 @@ class Spool:
             self._pending.acknowledged.extend(seqs)
         self._wake.set()
 
+    def set_aside(self, seqs: Iterable[int], reason: Reason) -> None:
+        """Let go of rows that can never be delivered; the next commit deletes them and writes a gap record.
+
+        Gap records themselves go without one: that there is a hole is then told by `seq` alone.
+        """
+        with self._changed:
+            self._pending.aside.extend((seq, reason) for seq in seqs)
+        self._wake.set()
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was handed over is on disk; return whether it is."""
         with self._changed:
@@ -165,7 +174,7 @@ class Spool:
         return self._pending
 
     def _idle(self) -> bool:
-        return not (self._pending.rows or self._pending.acknowledged or self._writing)
+        return not (self._pending.rows or self._pending.acknowledged or self._pending.aside or self._writing)
 
     def _write(self) -> None:
         """The writer thread: gather, commit, tell; again when the disk refuses."""
@@ -177,7 +186,7 @@ class Spool:
                 self._wake.wait(linger)
             with self._changed:
                 pending, self._pending = self._pending, _Pending()
-                self._writing = bool(pending.rows or pending.acknowledged)
+                self._writing = bool(pending.rows or pending.acknowledged or pending.aside)
                 closing = self._closing
                 self._changed.notify_all()  # there is room again, while this batch is written
             refused = self._writing and not self._commit(pending)
@@ -201,6 +210,7 @@ class Spool:
                 self._pending.rows[:0] = pending.rows
                 self._pending.size += pending.size
                 self._pending.acknowledged[:0] = pending.acknowledged
+                self._pending.aside[:0] = pending.aside
                 self._writing = False
             return False
         with self._changed:
@@ -209,7 +219,7 @@ class Spool:
             self._failure = None
             self._writing = False
             self._changed.notify_all()
-            if self._pending.rows or self._pending.acknowledged:
+            if self._pending.rows or self._pending.acknowledged or self._pending.aside:
                 self._wake.set()
         if self._on_commit is not None:
             self._on_commit(seq)
@@ -222,6 +232,8 @@ class Spool:
         if pending.acknowledged:
             gone, freed = self._delete(pending.acknowledged)
             rows, size = rows - gone, size - freed
+        if pending.aside:
+            seq, rows, size = self._put_aside(pending.aside, seq, rows, size)
         if pending.rows:
             self._insert(pending.rows)
             _count(db, "accepted", Counter(map(itemgetter(0), pending.rows)))
@@ -262,13 +274,11 @@ class Spool:
         return gone, freed
 
     def _evict(self, seq: int, rows: int, size: int, limit: int) -> tuple[int, int, int]:
-        """Make room by the oldest results, in lots, and write down what went as one gap record.
+        """Make room by the oldest results, in lots, and write down what went.
 
         Gap records themselves stay: they are what makes an eviction more than a loss.
         """
-        evicted: Counter[str] = Counter()
-        ranges: list[list[int]] = []
-        span: list[float] = []
+        evicted: list[tuple[int, str, float]] = []
         while rows >= self._config.max_rows or size > limit:
             lot = self._db.execute(
                 "DELETE FROM queue WHERE seq IN (SELECT seq FROM queue WHERE kind = 'result' ORDER BY seq LIMIT ?) "
@@ -279,27 +289,34 @@ class Spool:
                 break
             for number, pipeline, ts, length in sorted(lot):
                 rows, size = rows - 1, size - length
-                evicted[pipeline] += 1
-                span.append(ts)
-                if ranges and ranges[-1][1] == number - 1:
-                    ranges[-1][1] = number
-                else:
-                    ranges.append([number, number])
-        _count(self._db, "evicted", evicted)
+                evicted.append((number, pipeline, ts))
+        return self._write_gaps("spool_full", evicted, seq, rows, size)
+
+    def _put_aside(self, aside: list[tuple[int, Reason]], seq: int, rows: int, size: int) -> tuple[int, int, int]:
+        """Delete what can never be delivered, and write down what went."""
+        gone: dict[Reason, list[tuple[int, str, float]]] = {}
+        for number, reason in sorted(aside):
+            found = self._db.execute(
+                "DELETE FROM queue WHERE seq = ? RETURNING kind, pipeline, accepted_ts, LENGTH(body)", (number,)
+            ).fetchall()
+            for kind, pipeline, ts, length in found:
+                rows, size = rows - 1, size - length
+                if kind == "result":
+                    gone.setdefault(reason, []).append((number, pipeline, ts))
+        for reason, results in gone.items():
+            seq, rows, size = self._write_gaps(reason, results, seq, rows, size)
+        return seq, rows, size
+
+    def _write_gaps(
+        self, reason: Reason, gone: list[tuple[int, str, float]], seq: int, rows: int, size: int
+    ) -> tuple[int, int, int]:
+        """Count what went as evicted and write gap records of it; return the highest seq, the rows and the bytes."""
+        _count(self._db, "evicted", Counter(pipeline for _, pipeline, _ in gone))
         now = self._clock.now()
-        body = msgspec.json.encode(
-            {
-                "ts": rfc3339(now),
-                "reason": "spool_full",
-                "ranges": ranges,
-                "counts": dict(evicted),
-                "first_ts": rfc3339(min(span)),
-                "last_ts": rfc3339(max(span)),
-            }
-        )
-        seq += 1
-        self._db.execute("INSERT INTO queue VALUES (?, 'gap', '', ?, ?)", (seq, now, body))
-        return seq, rows + 1, size + len(body)
+        for body in gap_bodies(reason, now, gone):
+            seq, rows, size = seq + 1, rows + 1, size + len(body)
+            self._db.execute("INSERT INTO queue VALUES (?, 'gap', '', ?, ?)", (seq, now, body))
+        return seq, rows, size
 
 
 def _open(file: Path) -> sqlite3.Connection:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,10 +18,12 @@ import msgspec
 from lisiere import __version__
 from lisiere.clock import Clock, rfc3339
 from lisiere.errors import Retryable
+from lisiere.health import worth_logging
 from lisiere.spool import Row, Spool, SpoolReader
+from lisiere.sync.aws_dlr import aws_dlr_message
 from lisiere.sync.envelope import StatusMessage, seal
 from lisiere.sync.topics import Topics
-from lisiere.sync.transports import Acked, Event, Lost, Transport, Will
+from lisiere.sync.transports import Acked, Event, Lost, Received, Refused, Transport, Will
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class Drain:
         open_transport: makes a fresh transport for each connection.
         window: how many messages may be unacknowledged.
         ack_timeout_s: a message unacknowledged for longer means that the connection is dead.
+        aws_topics: pipeline -> topic, of those whose results leave in the form of AWS's sample component.
+        received: called on the drain's thread with the topic and payload of each command; must return at once.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class Drain:
         clock: Clock,
         window: int = 16,
         ack_timeout_s: float = 20.0,
+        aws_topics: Mapping[str, str] | None = None,
+        received: Callable[[str, bytes], None] = lambda _topic, _payload: None,
     ) -> None:
-        self._terms = _Terms(device, topics, spool, clock, window, ack_timeout_s)
+        self._terms = _Terms(device, topics, spool, clock, window, ack_timeout_s, aws_topics or {}, received)
         self._spool = spool
         self._open_reader = open_reader
         self._open_transport = open_transport
@@ -61,23 +67,26 @@ class Drain:
         self._connection: _Connection | None = None
         self._finishing = False
         self._stopping = False
+        self._farewell = True
+        self._unheard = 0
 
     @property
     def connected(self) -> bool:
-        """Whether a broker has accepted the connection."""
-        return self._connection is not None
+        """Whether the other end takes messages: it has acknowledged the birth message."""
+        connection = self._connection
+        return connection is not None and connection.proven
 
     def committed(self, _seq: int) -> None:
         """Hear from the spool that a commit is on disk."""
         self._inbox.put(None)
 
-    def send(self, topic: str, payload: bytes) -> bool:
-        """Send what is worth something only now (health, metrics), QoS 0; return whether it was handed over."""
+    def send(self, topic: str, payload: bytes, qos: int = 0) -> bool:
+        """Send what is worth something only now (health, metrics, replies); return whether it was handed over."""
         connection = self._connection
         if connection is None:
             return False
         try:
-            connection.transport.publish(topic, payload, qos=0)
+            connection.transport.publish(topic, payload, qos=qos)
         except Retryable:
             return False
         return True
@@ -87,10 +96,15 @@ class Drain:
         self._finishing = True
         self._inbox.put(None)
 
-    def stop(self) -> None:
-        """End now; what is not acknowledged stays in the spool."""
+    def stop(self, farewell: bool = True) -> None:
+        """End now; what is not acknowledged stays in the spool. Without a farewell nobody hears of it."""
+        self._farewell = farewell
         self._stopping = True
         self._inbox.put(None)
+
+    def renew(self) -> None:
+        """Give the connection up for a new one, since what it was refused may be allowed now."""
+        self._inbox.put(Lost("The connection is renewed."))
 
     def run(self) -> None:
         """Connect and deliver until told to end.
@@ -110,15 +124,25 @@ class Drain:
             connection = _Connection(self._terms, transport, reader)
             connection.publish_status(self._status("online"))
             self._connection = connection
-            log.info("Connected to the broker; %d messages wait.", self._spool.waiting)
+            self._listen(transport)
             while not self._stopping and not (self._finishing and self._spool.waiting == 0):
                 connection.fill()
                 connection.take(connection.next_events(inbox))
-            connection.farewell(inbox, self._status("stopped"))
+            if self._farewell:
+                connection.farewell(inbox, self._status("stopped"))
         finally:
             self._connection = None
             transport.close()
             reader.close()
+
+    def _listen(self, transport: Transport) -> None:
+        """Ask for commands. Where that is refused results are delivered all the same, and the next connection asks."""
+        try:
+            transport.subscribe(self._terms.topics.commands)
+        except Retryable as error:
+            self._unheard += 1
+            if worth_logging(self._unheard):
+                log.warning("Commands cannot be received. %s (%d so far)", error, self._unheard)
 
     def _status(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         return msgspec.json.encode(
@@ -142,6 +166,8 @@ class _Terms:
     clock: Clock
     window: int
     ack_timeout_s: float
+    aws_topics: Mapping[str, str]
+    received: Callable[[str, bytes], None]
 
 
 class _Connection:
@@ -158,6 +184,7 @@ class _Connection:
         self._backlog_done = False
         self._under_way: dict[int, tuple[int, float]] = {}  # token -> (seq, when it was sent), oldest first
         self._backlog_under_way = 0
+        self.proven = False
 
     def fill(self) -> None:
         """Publish as much as the window allows: live first, but always some backlog."""
@@ -197,7 +224,7 @@ class _Connection:
         return [event for event in events if event is not None]
 
     def take(self, events: list[Event]) -> None:
-        """Let acknowledged rows go.
+        """Let rows go that are acknowledged or can never be delivered, and pass commands on.
 
         Raises:
             Retryable: the connection was lost.
@@ -206,16 +233,30 @@ class _Connection:
         lost: Lost | None = None
         for event in events:
             if isinstance(event, Acked):
-                seq, _ = self._under_way.pop(event.token, (_STATUS, 0.0))
-                if seq != _STATUS:
+                if (seq := self._settled(event.token)) != _STATUS:
                     done.append(seq)
-                    self._backlog_under_way -= seq <= self._boundary
+                elif not self.proven:
+                    self.proven = True
+                    log.info("Connected; %d messages wait.", self._terms.spool.waiting)
+            elif isinstance(event, Refused):
+                if (seq := self._settled(event.token)) != _STATUS:
+                    log.warning("The result %d is set aside. %s", seq, event.why)
+                    self._terms.spool.set_aside([seq], event.reason)
+            elif isinstance(event, Received):
+                self._terms.received(event.topic, event.payload)
             else:
                 lost = event
         if done:
             self._terms.spool.acknowledge(done)
         if lost is not None:
             raise Retryable(lost.why)
+
+    def _settled(self, token: int) -> int:
+        """Return which row a token stood for; it is not under way any more."""
+        seq, _ = self._under_way.pop(token, (_STATUS, 0.0))
+        if seq != _STATUS:
+            self._backlog_under_way -= seq <= self._boundary
+        return seq
 
     def publish_status(self, payload: bytes) -> None:
         """Publish the retained status."""
@@ -252,6 +293,8 @@ class _Connection:
         else:
             topic = terms.topics.backlog(row.pipeline) if replay else terms.topics.result(row.pipeline)
         payload = seal(row, terms.device, terms.spool.epoch, terms.clock.now(), replay)
+        if row.kind == "result" and row.pipeline in terms.aws_topics:
+            topic, payload = terms.aws_topics[row.pipeline], aws_dlr_message(row.body)
         token = self.transport.publish(topic, payload)
         self._under_way[token] = (row.seq, terms.clock.monotonic())
         self._backlog_under_way += replay

@@ -6,9 +6,9 @@ published, whether it is a replay) is put around those bytes when they leave.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from lisiere.clock import TsQuality, rfc3339
 from lisiere.spool import Row
@@ -74,7 +74,11 @@ class ResultEnvelope(ResultBody, frozen=True, kw_only=True):
 
 
 class GapEnvelope(Struct, frozen=True, kw_only=True):
-    """What was evicted before it could be delivered: inclusive ranges of seq, and counts by pipeline."""
+    """What was never delivered: inclusive ranges of seq, and counts by pipeline.
+
+    `spool_full`: evicted to make room. `too_large`: larger than the transport carries. `refused`: the other end says
+    that it can never be taken.
+    """
 
     schema: Literal["lisiere.gap/1"]
     id: str
@@ -82,7 +86,7 @@ class GapEnvelope(Struct, frozen=True, kw_only=True):
     epoch: str
     seq: int
     ts: str
-    reason: Literal["spool_full"]
+    reason: Literal["spool_full", "too_large", "refused"]
     ranges: list[tuple[int, int]]
     counts: dict[str, int]
     first_ts: str
@@ -112,7 +116,11 @@ class PipelineHealth(Struct, frozen=True, kw_only=True):
 
 
 class HealthMessage(Struct, frozen=True, kw_only=True):
-    """How the device is: `ok` when every pipeline runs, else `degraded`."""
+    """How the device is: `degraded` when a pipeline does not run or one of the failures is told, else `ok`.
+
+    `configuration_failure` says why a newer configuration was refused; `delivery_failure`, why results wait.
+    `commands` counts what became of them: answered, unknown, expired, malformed, oversized, too_many.
+    """
 
     schema: Literal["lisiere.health/1"] = "lisiere.health/1"
     device: str
@@ -123,6 +131,9 @@ class HealthMessage(Struct, frozen=True, kw_only=True):
     pipelines: dict[str, PipelineHealth]
     spool: dict[str, int]
     spool_failure: str | None
+    delivery_failure: str | None
+    configuration_failure: str | None
+    commands: dict[str, int]
 
 
 class LatencyQuantiles(Struct, frozen=True, kw_only=True):
@@ -151,6 +162,36 @@ class MetricsMessage(Struct, frozen=True, kw_only=True):
     rss_mb: float | None
     pipelines: dict[str, PipelineMetrics]
     spool: dict[str, int]
+
+
+class CommandMessage(Struct, frozen=True, kw_only=True):
+    """What is sent to `cmd/<name>`, for `ping`, `health` and `metrics`. Other keys are let pass.
+
+    `id` comes back in the reply. After `expires` (RFC 3339) the command is not answered any more.
+    """
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    expires: str | None = None
+
+
+class PingAnswer(Struct, frozen=True, kw_only=True):
+    """The answer to `ping`."""
+
+    version: str
+    uptime_s: float
+
+
+class ReplyMessage(Struct, frozen=True, kw_only=True):
+    """What comes on `reply/<name>`, never retained: the answer, or `done: false` and why there is none."""
+
+    schema: Literal["lisiere.reply/1"] = "lisiere.reply/1"
+    id: str
+    device: str
+    ts: str
+    command: str
+    done: bool
+    why: str | None
+    answer: Any
 
 
 def seal(row: Row, device: str, epoch: str, published: float, replay: bool) -> bytes:

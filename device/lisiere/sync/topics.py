@@ -12,6 +12,7 @@ class Topics:
         self.gap = f"{self.base}/gap"
         self.health = f"{self.base}/health"
         self.metrics = f"{self.base}/metrics"
+        self.commands = f"{self.base}/cmd/#"
 
     def result(self, pipeline: str) -> str:
         """Where a pipeline's live results go."""
@@ -20,3 +21,11 @@ class Topics:
     def backlog(self, pipeline: str) -> str:
         """Where what waited out an outage goes."""
         return f"{self.base}/backlog/{pipeline}"
+
+    def reply(self, command: str) -> str:
+        """Where a command is answered."""
+        return f"{self.base}/reply/{command}"
+
+    def command(self, topic: str) -> str:
+        """Return which command a message on a topic below `cmd/` is."""
+        return topic.removeprefix(f"{self.base}/cmd/")

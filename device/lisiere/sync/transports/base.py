@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,24 @@ class Lost:
     why: str
 
 
-Event = Acked | Lost
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The message with this token was not sent and never can be; `why` is a sentence."""
+
+    token: int
+    reason: Literal["too_large", "refused"]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message came on a topic that was subscribed to."""
+
+    topic: str
+    payload: bytes
+
+
+Event = Acked | Lost | Refused | Received
 # Called from any thread; must return at once.
 Listener = Callable[[Event], None]
 
@@ -46,10 +63,17 @@ class Transport(Protocol):
         """
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
-        """Send one message and return its token; for QoS 1 an `Acked` with it follows.
+        """Send one message and return its token; for QoS 1 an `Acked` or a `Refused` with it follows.
 
         Raises:
             Retryable: the connection is gone.
+        """
+
+    def subscribe(self, topic: str) -> None:
+        """Have what comes on a topic (wildcards allowed) told as `Received`, for as long as the connection lives.
+
+        Raises:
+            Retryable: it is not allowed, or the connection is gone. The connection can still be used where it is there.
         """
 
     def close(self) -> None:

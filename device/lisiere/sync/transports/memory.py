@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from lisiere.errors import Retryable
-from lisiere.sync.transports.base import Acked, Listener, Lost, Will
+from lisiere.sync.transports.base import Acked, Listener, Lost, Received, Refused, Will
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,14 @@ class MemoryBroker:
         online: whether connecting succeeds.
         acknowledging: whether QoS 1 messages are acknowledged at once.
         most_unacknowledged: the most that were under way at any time while they were not.
+        max_bytes: of a QoS 1 message; a larger one is refused.
     """
 
     messages: list[Message] = field(default_factory=list)
     online: bool = True
     acknowledging: bool = True
     most_unacknowledged: int = 0
+    max_bytes: int | None = None
     connections: list[MemoryTransport] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -61,6 +63,7 @@ class MemoryTransport:
         self._will: Will | None = None
         self._token = 0
         self._waiting: list[int] = []
+        self.subscriptions: list[str] = []
 
     def connect(self, will: Will, listener: Listener) -> None:
         """Connect; see `Transport.connect`."""
@@ -75,6 +78,9 @@ class MemoryTransport:
             raise Retryable("The connection is gone.")
         self._token += 1
         broker = self._broker
+        if qos and broker.max_bytes is not None and len(payload) > broker.max_bytes:
+            self._listener(Refused(self._token, "too_large", f"A message has {len(payload)} bytes."))
+            return self._token
         with broker.changed:
             broker.messages.append(Message(topic, payload, qos, retain))
             if qos and not broker.acknowledging:
@@ -84,6 +90,17 @@ class MemoryTransport:
         if qos and broker.acknowledging:
             self._listener(Acked(self._token))
         return self._token
+
+    def subscribe(self, topic: str) -> None:
+        """Subscribe; see `Transport.subscribe`."""
+        if self._listener is None:
+            raise Retryable("The connection is gone.")
+        self.subscriptions.append(topic)
+
+    def receive(self, topic: str, payload: bytes) -> None:
+        """Let a message arrive from the broker, for tests."""
+        if self._listener is not None:
+            self._listener(Received(topic, payload))
 
     def acknowledge_all(self) -> None:
         """Acknowledge what has waited for it."""

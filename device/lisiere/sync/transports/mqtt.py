@@ -15,7 +15,10 @@ import paho.mqtt.client as paho
 
 from lisiere.config import MqttConfig
 from lisiere.errors import Permanent, Retryable
-from lisiere.sync.transports.base import Acked, Listener, Lost, Will
+from lisiere.sync.transports.base import Acked, Listener, Lost, Received, Refused, Will
+
+_MESSAGE_MAX_BYTES = 128 * 1024  # AWS IoT Core ends the connection of who sends more, and so do other brokers
+_NO_TOKEN = 0  # paho's message ids start at 1
 
 
 class _ClosingSocket(ssl.SSLSocket):
@@ -39,6 +42,7 @@ class MqttTransport:
         self._listener: Listener | None = None
         self._answered = threading.Event()
         self._refusal: str | None = None
+        self._refused = _NO_TOKEN
 
     def connect(self, will: Will, listener: Listener) -> None:
         """Connect; see `Transport.connect`."""
@@ -51,6 +55,7 @@ class MqttTransport:
         self._configure(client)
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
+        client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
         self._listener, self._client = listener, client
         host, port = self._config.address
@@ -73,10 +78,17 @@ class MqttTransport:
         """Publish; see `Transport.publish`."""
         if self._client is None:
             raise Retryable("The connection is closed.")
+        if qos and len(payload) > _MESSAGE_MAX_BYTES:
+            return self._refuse(len(payload))
         info = self._client.publish(topic, payload, qos, retain)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             raise Retryable(f"The connection is gone: {paho.error_string(info.rc)}")
         return int(info.mid)
+
+    def subscribe(self, topic: str) -> None:
+        """Subscribe; see `Transport.subscribe`."""
+        if self._client is None or self._client.subscribe(topic, 1)[0] != paho.MQTT_ERR_SUCCESS:
+            raise Retryable("The connection is gone.")
 
     def close(self) -> None:
         """Disconnect cleanly (the broker drops the will) and end paho's thread."""
@@ -84,6 +96,14 @@ class MqttTransport:
         if client is not None:
             client.disconnect()
             client.loop_stop()
+
+    def _refuse(self, size: int) -> int:
+        """Tell that a message is too large, under a token that paho gives to none."""
+        self._refused -= 1
+        if (listener := self._listener) is not None:
+            why = f"A message has {size} bytes; {_MESSAGE_MAX_BYTES} is the most that AWS IoT Core takes."
+            listener(Refused(self._refused, "too_large", why))
+        return self._refused
 
     def _configure(self, client: paho.Client) -> None:
         config = self._config
@@ -110,6 +130,10 @@ class MqttTransport:
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
         if (listener := self._listener) is not None:
             listener(Acked(mid))
+
+    def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        if (listener := self._listener) is not None:
+            listener(Received(message.topic, bytes(message.payload)))
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if not self._answered.is_set():
