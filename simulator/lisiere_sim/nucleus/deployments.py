@@ -279,7 +279,10 @@ class Deployments:
             runs = any(one.state == "RUNNING" for one in changed)
             if broken or not runs:
                 return broken
-            if not await board.until(lambda: not all(one.settled for one in changed), self._settle):
+            # One that becomes BROKEN is settled, too.
+            if not await board.until(
+                lambda: any(one.state == "BROKEN" or not one.settled for one in changed), self._settle
+            ):
                 return []
 
     async def _go_back(self, id_: str, why: str, before: _Before) -> Outcome:

@@ -61,6 +61,23 @@ def test_a_component_runs_in_its_work_folder_with_what_greengrass_tells_it(tmp_p
     asyncio.run(scene())
 
 
+def test_a_component_that_breaks_while_the_deployment_looks_on_makes_it_fail(tmp_path: Path) -> None:
+    async def scene() -> None:
+        nucleus = Nucleus(options(tmp_path, settle=5.0))
+        write_recipe(tmp_path / "r", "com.example.A", lifecycle={"run": "sleep 0.05; exit 2"})
+        await nucleus.start()
+        try:
+            outcome = await nucleus.deployments.deploy(
+                Deployment(components={"com.example.A": "1.0.0"}, recipes=str(tmp_path / "r"))
+            )
+            assert outcome.status == "FAILED"
+            assert "ended with exit code 2" in outcome.why
+        finally:
+            await nucleus.stop()
+
+    asyncio.run(scene())
+
+
 def test_a_second_nucleus_in_the_same_root_is_refused(tmp_path: Path) -> None:
     async def scene() -> None:
         first, second = Nucleus(options(tmp_path)), Nucleus(options(tmp_path))
