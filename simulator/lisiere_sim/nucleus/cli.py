@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lisiere.errors import Permanent
+
+_NEEDED = {"amqtt", "semantic_version"}
 
 DESCRIPTION = """\
 A Greengrass nucleus on this machine: it runs components unmodified, from their recipes and artifacts, as child
@@ -104,31 +110,93 @@ def _add_run(commands: Any) -> None:
         metavar="NAME[=VALUE]",
         help="an environment variable that components get, too; without a value, this shell's",
     )
+    run.add_argument(
+        "--secrets", type=Path, metavar="FILE", help="what GetSecretValue gives: YAML with a list `secrets`"
+    )
     run.add_argument("--log-ipc", action="store_true", help="log every call of the IPC, not only those that fail")
     run.set_defaults(run=_run)
 
 
+_DEPLOY_EPILOG = """\
+What is not named stays as it is. If a component becomes BROKEN by it, everything goes back to what was before.
+
+examples:
+  lisiere nucleus deploy com.example.Hello=1.1.0 --recipe recipes --artifacts artifacts
+  lisiere nucleus deploy --configuration update.yaml         configuration alone
+  lisiere nucleus deploy --remove com.example.Hello
+"""
+
+_LOGS_EPILOG = """\
+examples:
+  lisiere nucleus logs                        the nucleus: states, deployments, calls that failed
+  lisiere nucleus logs -f com.example.Hello   the component's stdout and stderr
+  lisiere nucleus logs --ipc -f               every call: who, what, on which resource, and what came of it
+"""
+
+
 def _add_talks(commands: Any) -> None:
-    status = commands.add_parser("status", help="print what runs and in which state")
+    status = _add(commands, "status", "print what runs and in which state; exit code 3 if any is BROKEN or ERRORED")
     status.add_argument("--json", action="store_true", help="print JSON")
-    stop = commands.add_parser("stop", help="stop the nucleus, or one of its components")
-    stop.add_argument("component", nargs="?", metavar="COMPONENT")
-    restart = commands.add_parser("restart", help="stop a component and start it again")
+
+    logs = _add(commands, "logs", "print logs: a component's, the nucleus' own, or the calls of the IPC", _LOGS_EPILOG)
+    logs.add_argument("component", nargs="?", metavar="COMPONENT")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    logs.add_argument("-n", "--lines", type=int, default=1000, metavar="N", help="begin with the last N (1000)")
+    logs.add_argument("--ipc", action="store_true", help="the calls of the IPC, those that went well included")
+    logs.add_argument("--json", action="store_true", help="print each call as JSON")
+
+    deploy = _add(commands, "deploy", "change what runs: versions, configuration, removal", _DEPLOY_EPILOG)
+    deploy.add_argument("component", nargs="*", metavar="NAME=VERSION")
+    deploy.add_argument("--recipe", type=Path, metavar="DIR_OR_FILE", help="a recipe, or a folder of recipes")
+    deploy.add_argument("--artifacts", type=Path, metavar="DIR", help="the folder of artifacts")
+    deploy.add_argument("--configuration", type=Path, metavar="FILE", help="reset and merge by component")
+    deploy.add_argument("--remove", action="append", default=[], metavar="NAME", help="a component to remove")
+    deploy.add_argument("--no-notify", action="store_true", help="do not ask components first")
+    deploy.add_argument("--no-rollback", action="store_true", help="leave what is BROKEN as it is")
+    deploy.add_argument("--json", action="store_true", help="print JSON")
+
+    restart = _add(commands, "restart", "stop a component and start it again")
     restart.add_argument("component", metavar="COMPONENT")
-    for parser, function in ((status, "status"), (stop, "stop"), (restart, "restart")):
-        parser.add_argument(
-            "--root", type=Path, metavar="DIR", help="the nucleus' folder; the only one that runs, if not given"
-        )
-        parser.set_defaults(run=_talk, function=function)
+    stop = _add(commands, "stop", "stop the nucleus, or one of its components")
+    stop.add_argument("component", nargs="?", metavar="COMPONENT")
+    _add(commands, "offline", "take IoT Core away, as an outage does")
+    _add(commands, "online", "bring IoT Core back")
+    log_ipc = _add(commands, "log-ipc", "put every call of the IPC into the nucleus' log, or only those that fail")
+    log_ipc.add_argument("wanted", choices=["on", "off"])
+
+
+def _add(commands: Any, name: str, text: str, epilog: str = "") -> Any:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the nucleus' folder, if more than one nucleus runs")
+    parser.set_defaults(run=_talk, function=name.replace("-", "_"))
+    return parser
 
 
 def _run(args: argparse.Namespace) -> int:
-    from lisiere_sim.nucleus import service
+    with _complete():
+        from lisiere_sim.nucleus import service
 
-    return service.run(args)
+        return service.run(args)
 
 
 def _talk(args: argparse.Namespace) -> int:
     from lisiere_sim.nucleus import talk
 
     return int(getattr(talk, args.function)(args))
+
+
+@contextlib.contextmanager
+def _complete() -> Iterator[None]:
+    """Say how to install what a nucleus needs beyond a base install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in _NEEDED:
+            raise
+        raise Permanent(f"The nucleus needs {error.name}. Install it with: pip install 'lisiere[simulator]'") from error

@@ -44,6 +44,7 @@ class Deployment(Struct, forbid_unknown_fields=True, kw_only=True):
         remove: root components that are to go.
         recipes, artifacts: where to look for what is not known yet.
         notify: ask running components first (NOTIFY_COMPONENTS).
+        go_back: return to what was before if a component becomes BROKEN (ROLLBACK).
     """
 
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -53,6 +54,7 @@ class Deployment(Struct, forbid_unknown_fields=True, kw_only=True):
     recipes: str | None = None
     artifacts: str | None = None
     notify: bool = True
+    go_back: bool = True
 
 
 class Outcome(Struct, forbid_unknown_fields=True):
@@ -84,6 +86,9 @@ class Consent(Protocol):
 
     async def ask(self, deployment: str, components: list[str]) -> None:
         """Return when all of them agree, or have had time enough."""
+
+    def tell(self, deployment: str, components: list[str]) -> None:
+        """Say that the deployment is over."""
 
 
 class Deployments:
@@ -157,9 +162,12 @@ class Deployments:
             changed = await self._switch(recipes, wanted.configuration)
             outcome = Outcome(wanted.id, "SUCCEEDED")
             broken = await self._come_up(changed)
-            if broken:
+            if broken and not wanted.go_back:
+                outcome = Outcome(wanted.id, "FAILED", " ".join(broken))
+            elif broken:
                 outcome = await self._go_back(wanted.id, " ".join(broken), before)
             write_json(self._file, _Record(self.roots))
+            self._consent.tell(wanted.id, list(self.components))
             _log.info("Deployment %s: %s%s", wanted.id, outcome.status, outcome.why and f": {outcome.why}")
             return outcome
 
@@ -177,12 +185,6 @@ class Deployments:
         if name not in self.components:
             raise ConfigError(f"{name} is not deployed here; deployed are: {', '.join(self.components) or 'none'}.")
         return self.components[name]
-
-    async def restart(self, name: str) -> None:
-        """Stop a component and start it anew; those that need it (HARD) stop and come back with it."""
-        component = self.find(name)
-        await component.stop("It is restarted.")
-        component.start()
 
     async def _prepare(self, roots: dict[str, str]) -> list[Recipe]:
         """Choose versions, check what can be checked, and copy what is needed below the root."""
@@ -224,7 +226,9 @@ class Deployments:
         }
         for name, one in reversed(list(self.components.items())):
             if name not in same:
-                await one.stop("Another version replaces it." if name in new else "It is removed.")
+                await one.retire("Another version replaces it." if name in new else "It is removed.")
+            if name not in new:
+                self._store.remove(name)
         around.digests = self._fresh
         now = time.time()
         for recipe in recipes:
@@ -235,7 +239,7 @@ class Deployments:
                 self._store.merge(recipe.name, (), update.merge, now)
         for name, texts in list(same.items()):
             if self.components[name].state == "BROKEN" or self._texts(new[name]) != texts:
-                await self.components[name].stop("Its configuration has changed.")
+                await self.components[name].retire("Its configuration has changed.")
                 del same[name]
         components: dict[str, Component] = {}
         for recipe in recipes:

@@ -90,6 +90,17 @@ class Layout:
         link = self.config / "sockets"
         self.sockets = link.readlink() if link.is_symlink() else self.root
 
+    def wait_unlocked(self) -> None:
+        """Wait until no nucleus has the root."""
+        try:
+            handle = os.open(self.config / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return  # the root is gone
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        finally:
+            os.close(handle)
+
     def unlock(self) -> None:
         """Give the root back. Calling it twice does no harm."""
         if self._lock is None:

@@ -31,6 +31,7 @@ class Patience:
     Attributes:
         install: for `install` and `bootstrap` without a Timeout; likewise `startup`, `shutdown` and `recover`.
         term: between SIGTERM and SIGKILL.
+        consent: for a component to say whether an update suits it; `defer`: for all that it puts it off.
         retry: before a component is started again after an error.
         errors: so many of them `within` this time make a component BROKEN.
     """
@@ -40,6 +41,8 @@ class Patience:
     shutdown: float = 15.0
     recover: float = 60.0
     term: float = 15.0
+    consent: float = 60.0
+    defer: float = 3600.0
     retry: float = 0.5
     errors: int = 3
     within: float = 3600.0
@@ -107,6 +110,8 @@ class Component:
         self._environment: dict[str, str] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._retired = False
         self._logfile: LogFile | None = None
 
     @property
@@ -131,18 +136,35 @@ class Component:
 
     def start(self) -> None:
         """Bring it up; nothing is remembered of earlier errors."""
+        if self._retired or self._task is not None:
+            return
         self._errors.clear()
         self._set("NEW")
         self._task = asyncio.get_running_loop().create_task(self._live())
 
     async def stop(self, why: str = "It was stopped.") -> None:
         """Bring it down and wait until nothing of it is left."""
+        async with self._turn:
+            await self._stop(why)
+
+    async def restart(self) -> None:
+        """Bring it down, and up again."""
+        async with self._turn:
+            await self._stop("It is restarted.")
+            self.start()
+
+    async def retire(self, why: str) -> None:
+        """Bring it down for good: another takes its place."""
+        self._retired = True
+        await self.stop(why)
+
+    async def _stop(self, why: str) -> None:
         task, self._task = self._task, None
-        if task is None:
-            return
-        if not task.done():
+        if task is not None:
             task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            await asyncio.gather(task, return_exceptions=True)
+        elif self._process is None:
+            return
         if self.state not in ("FINISHED", "BROKEN"):
             self._set("STOPPING", why)
         await self._end()
@@ -348,11 +370,12 @@ class Component:
         await self._kill()
 
     async def _kill(self) -> None:
-        process, self._process = self._process, None
+        process = self._process
         if process is not None:
             bound = self._host.patience.term
             if not await process.stop(bound):
                 _log.warning("%s: it did not end within %g s of SIGTERM, so it was killed.", self.name, bound)
+            self._process = None
             self._host.ended(process.pid)
         self._host.release(self.name)
 

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import logging.handlers
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from lisiere.errors import ConfigError
 from lisiere_sim.broker import choose_broker
 from lisiere_sim.nucleus.access import Access
+from lisiere_sim.nucleus.administration import Administration
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.control import Command, Control
-from lisiere_sim.nucleus.deployments import Deployments
+from lisiere_sim.nucleus.deployments import Deployment, Deployments
 from lisiere_sim.nucleus.flavour import CLASSIC, Flavour
 from lisiere_sim.nucleus.iotcore import IotCore
 from lisiere_sim.nucleus.ipc.call import Operation
 from lisiere_sim.nucleus.ipc.configuration import ConfigurationOperations
 from lisiere_sim.nucleus.ipc.iotcore import IotCoreOperations
 from lisiere_sim.nucleus.ipc.journal import Journal
+from lisiere_sim.nucleus.ipc.metrics import Metrics
 from lisiere_sim.nucleus.ipc.pubsub import PubSub
+from lisiere_sim.nucleus.ipc.secrets import Secret, Secrets
 from lisiere_sim.nucleus.ipc.server import IpcServer
+from lisiere_sim.nucleus.ipc.state import StateOperations
+from lisiere_sim.nucleus.ipc.updates import ComponentUpdates
 from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.lifecycle import Patience
 from lisiere_sim.nucleus.limits import Limits
@@ -53,12 +62,18 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     settle: float = 2.0
     log_ipc: bool = False
+    secrets: Sequence[Secret] = ()
 
 
 class Nucleus:
-    """A nucleus in one folder. `start`, then `deployments.deploy`; `stop` ends all that it has started."""
+    """A nucleus in one folder. `start`, then `administration.run`; `stop` ends all that it has started.
 
-    def __init__(self, options: Options) -> None:
+    Args:
+        options: how it is to be.
+        on_stop: called when somebody asks by the control socket for the nucleus to stop.
+    """
+
+    def __init__(self, options: Options, on_stop: Callable[[], None] = lambda: None) -> None:
         self.options = options
         self.layout = Layout(options.root)
         self.store = ConfigurationStore(self.layout.config / "configuration.json")
@@ -75,8 +90,10 @@ class Nucleus:
         self._broker = choose_broker(options.broker, self.layout.config)
         self._handler: logging.Handler | None = None
         self._control = Control(self.layout.control, {})
-        # Called when somebody asks by the control socket for the nucleus to stop.
-        self.on_stop: Callable[[], None] = lambda: None
+        self._on_stop = on_stop
+        self._updates = ComponentUpdates()
+        self._metrics = Metrics()
+        self.administration = Administration(self.deployments, self.store)
 
     async def start(self) -> None:
         """Start, and bring back what was deployed in this root before.
@@ -124,6 +141,7 @@ class Nucleus:
     async def stop(self) -> None:
         """Stop the components in reverse order, then the rest. Calling it twice does no harm."""
         await self._control.stop()
+        await self.administration.close()
         await self.deployments.stop()
         if self.server is not None:
             await self.server.stop()
@@ -139,6 +157,18 @@ class Nucleus:
 
     async def ask(self, deployment: str, components: list[str]) -> None:
         """See `deployments.Consent`."""
+        patience = self.options.patience
+        try:
+            late = await asyncio.wait_for(self._updates.ask(deployment, components, patience.consent), patience.defer)
+        except asyncio.TimeoutError:
+            _log.warning("Deployment %s was put off for %g s; it goes on now.", deployment, patience.defer)
+        else:
+            for name in late:
+                _log.warning("%s did not say within %g s whether an update suits it.", name, patience.consent)
+
+    def tell(self, deployment: str, components: list[str]) -> None:
+        """See `deployments.Consent`."""
+        self._updates.done(deployment, components)
 
     def status(self) -> dict[str, Any]:
         """Return what `lisiere nucleus status --json` prints."""
@@ -163,19 +193,45 @@ class Nucleus:
         }
 
     def _commands(self) -> dict[str, Command]:
-        async def status(_: dict[str, Any]) -> Any:
-            return self.status()
+        return {
+            "status": self._say_status,
+            "restart": self._restart,
+            "stop": self._stop_one_or_all,
+            "deploy": self._deploy,
+            "online": self._online,
+            "journal": self._say_journal,
+            "log_ipc": self._log_ipc,
+        }
 
-        async def restart(request: dict[str, Any]) -> None:
-            await self.deployments.restart(str(request.get("component")))
+    async def _say_status(self, _: dict[str, Any]) -> Any:
+        return self.status()
 
-        async def stop(request: dict[str, Any]) -> None:
-            if request.get("component") is not None:
-                await self.deployments.find(str(request["component"])).stop()
-            else:
-                asyncio.get_running_loop().call_later(_ANSWERED_S, self.on_stop)
+    async def _restart(self, request: dict[str, Any]) -> None:
+        await self.administration.restart(self.deployments.find(str(request.get("component"))).name)
 
-        return {"status": status, "restart": restart, "stop": stop}
+    async def _stop_one_or_all(self, request: dict[str, Any]) -> None:
+        if request.get("component") is not None:
+            await self.administration.stop(self.deployments.find(str(request["component"])).name)
+        else:
+            asyncio.get_running_loop().call_later(_ANSWERED_S, self._on_stop)
+
+    async def _deploy(self, request: dict[str, Any]) -> Any:
+        try:
+            wanted = msgspec.convert(request.get("deployment"), Deployment)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"This is no deployment: {error}.") from error
+        return msgspec.to_builtins(await self.administration.run(wanted))
+
+    async def _online(self, request: dict[str, Any]) -> None:
+        if self.iotcore is not None:
+            self.iotcore.online(bool(request.get("wanted")))
+
+    async def _say_journal(self, request: dict[str, Any]) -> Any:
+        since = float(request.get("since") or 0.0)
+        return [dataclasses.asdict(entry) for entry in self.journal.entries if entry.at > since]
+
+    async def _log_ipc(self, request: dict[str, Any]) -> None:
+        self.journal.verbose = bool(request.get("wanted"))
 
     def _operations(self, iotcore: IotCore) -> Mapping[str, Operation]:
         access = Access(self.store, self.options.settings.thing)
@@ -183,6 +239,10 @@ class Nucleus:
             **ConfigurationOperations(self.store).operations(),
             **PubSub(access).operations(),
             **IotCoreOperations(iotcore, access, self.options.flavour).operations(),
+            **StateOperations(self.administration, access, self.tokens).operations(),
+            **self._updates.operations(),
+            **self._metrics.operations(),
+            **Secrets(list(self.options.secrets), access).operations(),
         }
 
     def _disconnect(self, component: str) -> None:

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere_sim.nucleus import registry
+from lisiere_sim.nucleus.administration import update
 from lisiere_sim.nucleus.deployments import ConfigurationUpdate, Deployment
 from lisiere_sim.nucleus.flavour import FLAVOURS
+from lisiere_sim.nucleus.ipc.secrets import read_secrets
 from lisiere_sim.nucleus.nucleus import Nucleus, Options
 from lisiere_sim.nucleus.processes import User, find_user, own_user
 from lisiere_sim.nucleus.recipe import Recipe
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """
     with _root(args) as root:
         settings = Settings(args.thing, args.region, component_user(args.component_user), environment(args.env))
-        options = Options(root, FLAVOURS[args.flavour], args.broker, settings, log_ipc=args.log_ipc)
+        secrets = read_secrets(args.secrets) if args.secrets else []
+        options = Options(root, FLAVOURS[args.flavour], args.broker, settings, log_ipc=args.log_ipc, secrets=secrets)
         return asyncio.run(_serve(options, args))
 
 
@@ -49,8 +50,7 @@ async def _serve(options: Options, args: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    nucleus = Nucleus(options)
-    nucleus.on_stop = stop.set
+    nucleus = Nucleus(options, stop.set)
     await nucleus.start()
     work = loop.create_task(_deploy(nucleus, args))
     waiting = loop.create_task(stop.wait())
@@ -76,7 +76,7 @@ async def _deploy(nucleus: Nucleus, args: argparse.Namespace) -> None:
             _log.warning("Nothing is deployed. Give --recipe, or use `lisiere nucleus deploy`.")
         return
     found = nucleus.packages.add(args.recipe, args.artifacts)
-    outcome = await nucleus.deployments.deploy(
+    outcome = await nucleus.administration.run(
         Deployment(
             components=versions(args.deploy) or roots_of(found),
             configuration=read_updates(args.configuration) if args.configuration else {},
@@ -125,18 +125,9 @@ def read_updates(file: Path) -> dict[str, ConfigurationUpdate]:
         document: Any = read_yaml(file)
     except Rejected as error:
         raise ConfigError(str(error), "--configuration") from error
-    if isinstance(document, dict):
-        document = {
-            name: {key.lower() if key in ("MERGE", "RESET") else key: value for key, value in update.items()}
-            if isinstance(update, dict)
-            else update
-            for name, update in document.items()
-        }
-    try:
-        return msgspec.convert(document, dict[str, ConfigurationUpdate])
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `")
-        raise ConfigError(f"{message} (in {file}).", path.rstrip("`") or "$") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file} is a mapping from components to `reset` and `merge`.", "--configuration")
+    return {str(name): update(part, f"$[{name}]") for name, part in document.items()}
 
 
 def environment(texts: list[str]) -> dict[str, str]:

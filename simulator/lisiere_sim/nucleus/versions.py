@@ -81,7 +81,7 @@ def _find(name: str, version: str, pool: Pool) -> Recipe:
     recipe = pool.get(name, {}).get(version)
     if recipe is None:
         have = ", ".join(sorted(pool.get(name, {}))) or "none"
-        raise ConfigError(f"There is no recipe of {name} {version}; of this component there are: {have}.", f"${name}")
+        raise ConfigError(f"There is no recipe of {name} {version}; of this component there are: {have}.", "--deploy")
     return recipe
 
 

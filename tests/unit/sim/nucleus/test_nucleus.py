@@ -48,7 +48,7 @@ def test_a_component_runs_in_its_work_folder_with_what_greengrass_tells_it(tmp_p
         )
         await nucleus.start()
         try:
-            outcome = await nucleus.deployments.deploy(
+            outcome = await nucleus.administration.run(
                 Deployment(components={"com.example.A": "1.0.0"}, recipes=str(tmp_path / "r"))
             )
             assert outcome.status == "SUCCEEDED"
