@@ -224,9 +224,16 @@ class Nucleus:
         self._wait(self._ask("subscribe_to_iot_core", request, "SubscribeToIoTCore", topic, _PROXY, Handler()))
 
     def publish_locally(self, topic: str, payload: bytes) -> Future[Any]:
-        """Hand one message to the other components of this device; see `publish`."""
+        """Hand one message to the other components of this device; see `publish`.
+
+        Raises:
+            Retryable: there is no connection.
+            Rejected: it is too large.
+        """
         from awsiot.greengrasscoreipc import model
 
+        if self.is_lite and frame_bytes(topic, len(payload)) > LITE_FRAME_BYTES:
+            raise Rejected(f"A message of {len(payload)} bytes does not fit into nucleus lite's IPC.")
         message = model.PublishMessage(binary_message=model.BinaryMessage(message=payload))
         request = model.PublishToTopicRequest(topic=topic, publish_message=message)
         return self._ask("publish_to_topic", request, "PublishToTopic", topic, _PUBSUB)

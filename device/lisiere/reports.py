@@ -36,6 +36,7 @@ class Reports:
         delivery_failure: asked why nothing can be delivered at present; None where something can.
         configuration_failure: why a newer configuration was refused, or None.
         commands: asked what became of the commands.
+        local: asked what became of the results for other components of the device.
     """
 
     def __init__(self, device: str, names: Iterable[str], clock: Clock) -> None:
@@ -50,6 +51,7 @@ class Reports:
         self.delivery_failure: Callable[[], str | None] = lambda: None
         self.configuration_failure: str | None = None
         self.commands: Callable[[], dict[str, int]] = dict
+        self.local: Callable[[], dict[str, int]] = dict
 
     def ping_answer(self) -> envelope.PingAnswer:
         """Return what answers a ping."""
@@ -76,6 +78,7 @@ class Reports:
             delivery_failure=delivery,
             configuration_failure=self.configuration_failure,
             commands=self.commands(),
+            local=self.local(),
         )
 
     def metrics_message(self, spool: Spool) -> envelope.MetricsMessage:

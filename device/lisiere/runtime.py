@@ -19,6 +19,7 @@ from lisiere.spool import Spool, SpoolReader
 from lisiere.supervisor import Unit
 from lisiere.sync.commands import Answers, Commands
 from lisiere.sync.drain import Drain
+from lisiere.sync.local import LocalFan, LocalPublish
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Transport
 
@@ -36,6 +37,7 @@ class Runtime:
         clock: where time comes from.
         open_transport: makes a transport for each connection; by default what the configuration names.
         ready: called once the first model is warm.
+        publish_locally: hands a result to others on the same device.
 
     Raises:
         ConfigError: the configured transport cannot be made here.
@@ -47,12 +49,16 @@ class Runtime:
         clock: Clock,
         open_transport: Callable[[], Transport] | None = None,
         ready: Callable[[], None] = lambda: None,
+        publish_locally: LocalPublish | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._topics = Topics(config.topic_prefix, config.device)
         self._open_transport = open_transport or _transport_of(config)
         self._ready = ready
+        self._publish_locally = publish_locally
+        self._local: LocalFan | None = None
+        self._local_unit: Unit | None = None
         self.reports = Reports(config.device, [pipeline.name for pipeline in config.pipelines], clock)
         self.reports.delivery_failure = self._why_undelivered
         answers: Answers = {
@@ -118,10 +124,14 @@ class Runtime:
     def _committed(self, seq: int) -> None:
         if self._drain is not None:
             self._drain.committed(seq)
+        if self._local is not None:
+            self._local.committed()
 
     def _start(self) -> None:
         if self._open_transport is not None:
             self._start_drain(self._open_transport)
+        if self._publish_locally is not None:
+            self._start_local(self._publish_locally)
         for index, config in enumerate(self._config.pipelines):
             if self._stopping:
                 return
@@ -143,7 +153,7 @@ class Runtime:
             config.device,
             self._topics,
             self._spool,
-            lambda: SpoolReader(Path(config.spool.path)),
+            self._open_reader,
             open_transport,
             self._clock,
             settings.window,
@@ -155,6 +165,16 @@ class Runtime:
             "drain", self._drain.run, self._stop_drain, self._clock, self._drain_report(), config.retry_max_s
         )
         self._drain_unit.start()
+
+    def _start_local(self, publish: LocalPublish) -> None:
+        self._local = LocalFan(self._config.device, self._topics, self._spool, self._open_reader, publish, self._clock)
+        self.reports.local = self._local.counts
+        stop = threading.Event()
+        self._local_unit = Unit("local", self._local.run, stop, self._clock, lambda _state, _why: None)
+        self._local_unit.start()
+
+    def _open_reader(self) -> SpoolReader:
+        return SpoolReader(Path(self._config.spool.path))
 
     def _start_pipeline(self, config: PipelineConfig, path: str) -> None:
         reports = self.reports
@@ -219,6 +239,9 @@ class Runtime:
                 log.warning("The model of %s does not end; it is left behind.", pipeline.name)
         if not self._spool.flush(_JOIN_S):
             log.error("Results could not be written to disk: %s.", self._spool.failure or "the disk is too slow")
+        if self._local is not None and self._local_unit is not None:
+            self._local.stop()
+            self._local_unit.join(_END_S)
         self._publish_health()
         if self._drain is not None and self._drain_unit is not None:
             self._drain.finish()

@@ -166,7 +166,8 @@ class Component:
         def make() -> Transport:
             return GreengrassTransport(settings, self._nucleus)
 
-        return Runtime(config, self._clock, make, ready)
+        local = self._nucleus.publish_locally if settings.publish_locally else None
+        return Runtime(config, self._clock, make, ready, local)
 
     def _live(self) -> None:
         """Take events until the end."""

@@ -14,7 +14,7 @@ from lisiere.ipc import Nucleus
 log = logging.getLogger(__name__)
 
 NAME = "lisiere"
-_MAX_BYTES = 7500  # a shadow holds 8 KB
+_MAX_BYTES = 7000  # a shadow holds 8 KB, and nucleus lite's IPC this much once it is base64
 _WHY_MAX = 200
 _CHANGED_S = 5.0  # at least this long between two reports, when something has changed
 _FIGURES_S = 60.0  # the same, when only the spool's figures have

@@ -239,8 +239,10 @@ class _Connection:
                     self.proven = True
                     log.info("Connected; %d messages wait.", self._terms.spool.waiting)
             elif isinstance(event, Refused):
-                if (seq := self._settled(event.token)) != _STATUS:
-                    log.warning("The result %d is set aside. %s", seq, event.why)
+                if (seq := self._settled(event.token)) == _STATUS:
+                    log.warning("A status or reply message was not sent. %s", event.why)
+                else:
+                    log.warning("The message %d is set aside. %s", seq, event.why)
                     self._terms.spool.set_aside([seq], event.reason)
             elif isinstance(event, Received):
                 self._terms.received(event.topic, event.payload)

@@ -119,7 +119,8 @@ class HealthMessage(Struct, frozen=True, kw_only=True):
     """How the device is: `degraded` when a pipeline does not run or one of the failures is told, else `ok`.
 
     `configuration_failure` says why a newer configuration was refused; `delivery_failure`, why results wait.
-    `commands` counts what became of them: answered, unknown, expired, malformed, oversized, too_many.
+    `commands` counts what became of them: answered, unknown, expired, malformed, oversized, too_many. `local` counts
+    the results for other components of the device: published, missed, failed, too_many.
     """
 
     schema: Literal["lisiere.health/1"] = "lisiere.health/1"
@@ -134,6 +135,7 @@ class HealthMessage(Struct, frozen=True, kw_only=True):
     delivery_failure: str | None
     configuration_failure: str | None
     commands: dict[str, int]
+    local: dict[str, int]
 
 
 class LatencyQuantiles(Struct, frozen=True, kw_only=True):

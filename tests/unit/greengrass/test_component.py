@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import pytest
 from lisiere.clock import SystemClock
 from lisiere.errors import ConfigError, LisiereError
 from lisiere.greengrass import Component
-from lisiere.ipc import Environment, Nucleus
+from lisiere.ipc import Environment, Nucleus, NucleusLost
 from lisiere.spool import SpoolReader
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
+from lisiere_sim.nucleus.ipc.call import Call, IpcError
 from support import tiny
 from support.nucleus import THING, Ipc, ipc
 
@@ -30,6 +33,18 @@ BASE = f"lisiere/v1/{THING}"
 def flavour(request: pytest.FixtureRequest) -> Flavour:
     found: Flavour = request.param
     return found
+
+
+@pytest.fixture
+def classic() -> Iterator[Ipc]:
+    with ipc(CLASSIC) as running:
+        yield running
+
+
+@pytest.fixture
+def lite() -> Iterator[Ipc]:
+    with ipc(LITE) as running:
+        yield running
 
 
 @pytest.fixture
@@ -54,7 +69,8 @@ def pipeline(name: str = "photos", **changes: Any) -> dict[str, Any]:
 
 
 def configuration(*pipelines: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {"pipelines": list(pipelines), "retry_max_s": "1", "health_interval_s": "0.2", **changes}
+    quick = {"retry_max_s": "1", "health_interval_s": "0.2", "stop_drain_s": "0.3"}
+    return {"pipelines": list(pipelines), **quick, **changes}
 
 
 def wait(condition: Callable[[], Any], seconds: float = 15) -> Any:
@@ -126,3 +142,226 @@ def test_without_a_configuration_it_says_so_and_ends(nucleus: Ipc, folder: Path)
     assert isinstance(running.error, ConfigError)
     assert "no configuration" in str(running.error)
     assert nucleus.cloud.states == [(NAME, "ERRORED")]
+
+
+def test_a_changed_configuration_takes_over_and_nothing_is_lost(classic: Ipc, folder: Path) -> None:
+    with Running(classic, folder, configuration(pipeline())) as running:
+        wait(lambda: len(running.of("result/photos")) > 3)
+        running.merge(configuration(pipeline("yard")))
+        wait(lambda: len(running.of("result/yard")) > 3)
+    assert [message["state"] for message in running.of("status")] == ["online", "online", "stopped"]
+    delivered = running.of("result/photos") + running.of("backlog/photos") + running.of("result/yard")
+    delivered += running.of("backlog/yard")
+    whole(delivered)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"colour": "red"}, "colour"),
+        (configuration(pipeline(model="nowhere")), "nowhere"),
+        (configuration(pipeline(model="tide")), "The source gives frames"),
+    ],
+)
+def test_a_bad_change_is_refused_and_what_runs_goes_on(
+    folder: Path, change: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ipc() as nucleus, Running(nucleus, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        running.merge(change)
+        health = wait(lambda: [one for one in running.of("health") if one["configuration_failure"]])[0]
+        assert why in health["configuration_failure"]
+        assert health["state"] == "degraded"
+        before = len(running.of("result/photos"))
+        wait(lambda: len(running.of("result/photos")) > before + 3)
+        assert len(running.of("status")) == 1
+    assert sum("is refused" in record.message for record in caplog.records) == 1
+
+
+def test_a_change_that_cannot_start_gives_way_to_what_ran(folder: Path) -> None:
+    """Checked and found good, it still fails when its spool is opened."""
+    (folder / "bad").mkdir()
+    (folder / "bad" / "spool.db").write_text("this is no database")
+    with ipc() as nucleus, Running(nucleus, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        running.merge({"spool": {"path": "bad"}})
+        health = wait(lambda: [one for one in running.of("health") if one["configuration_failure"]])[0]
+        assert "bad/spool.db cannot be used" in health["configuration_failure"]
+        before = len(running.of("result/photos"))
+        wait(lambda: len(running.of("result/photos")) > before + 3)
+    assert running.error is None
+
+
+def test_when_nothing_can_run_it_is_errored_with_the_reason(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "trees" / "labels.txt").unlink()
+    with ipc() as nucleus, Running(nucleus, folder, configuration(pipeline())) as running:
+        running.thread.join(15)
+        assert nucleus.cloud.states == [(NAME, "ERRORED")]
+    assert "labels.txt" in str(running.error)
+    assert any("labels.txt" in record.message for record in caplog.records)
+
+
+def test_while_the_cloud_is_away_results_wait_and_then_arrive(nucleus: Ipc, folder: Path) -> None:
+    nucleus.cloud.outcome = IpcError("ServiceError", "Failed to publish")
+    with Running(nucleus, folder, configuration(pipeline())) as running:
+        wait(lambda: (NAME, "RUNNING") in nucleus.cloud.states)
+        wait(lambda: waiting(folder) > 20)
+        assert running.of("result/photos") == []
+        nucleus.cloud.outcome = None
+        wait(lambda: len(running.of("backlog/photos")) > 20)
+    whole(running.of("backlog/photos") + running.of("result/photos"))
+
+
+def whole(delivered: list[dict[str, Any]]) -> None:
+    """Every seq has come; more than once is allowed."""
+    found = {message["seq"] for message in delivered}
+    assert found == set(range(1, max(found) + 1))
+
+
+def waiting(folder: Path) -> int:
+    if not (folder / "spool" / "spool.db").exists():
+        return 0
+    reader = SpoolReader(folder / "spool")
+    try:
+        return reader.waiting().get("photos", 0)
+    finally:
+        reader.close()
+
+
+def guarded(nucleus: Ipc) -> None:
+    """Have the test's cloud ask the policies, as the nucleus does."""
+    publish = nucleus.operations["PublishToIoTCore"]
+
+    async def checked(call: Call) -> dict[str, Any]:
+        nucleus.access.check(call.component, "aws.greengrass.ipc.mqttproxy", call.operation, call.request["topicName"])
+        return await publish(call)
+
+    nucleus.operations["PublishToIoTCore"] = checked
+
+
+def test_without_a_policy_it_spools_and_says_so_until_a_deployment_allows_it(
+    nucleus: Ipc, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guarded(nucleus)
+    with Running(nucleus, folder, configuration(pipeline())) as running:
+        wait(lambda: (NAME, "RUNNING") in nucleus.cloud.states)
+        wait(lambda: waiting(folder) > 5)
+        runtime = running.component._running.runtime
+        failure = wait(lambda: runtime.reports.delivery_failure())
+        for part in ("PublishToIoTCore", f"{BASE}/status", "aws.greengrass.ipc.mqttproxy", "accessControl"):
+            assert part in failure
+        assert runtime.reports.health_message(runtime._spool).state == "degraded"
+        nucleus.allow(NAME, "aws.greengrass.ipc.mqttproxy", ["PublishToIoTCore"], [f"{BASE}/*"])
+        wait(lambda: len(running.of("backlog/photos")) > 5)
+        wait(lambda: runtime.reports.delivery_failure() is None)
+        assert len(running.of("status")) == 1, "the pipelines were not started anew for it"
+    whole(running.of("backlog/photos") + running.of("result/photos"))
+    said = [record.message for record in caplog.records if "does not allow PublishToIoTCore" in record.message]
+    assert len(said) == 1
+
+
+def test_a_lost_connection_is_made_again_with_the_same_token(classic: Ipc, folder: Path) -> None:
+    with Running(classic, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        classic.run(lambda: classic.server.disconnect(NAME))
+        wait(lambda: len(running.of("status")) == 2)
+        wait(lambda: classic.cloud.states.count((NAME, "RUNNING")) == 2)
+        running.merge(configuration(pipeline("yard")))
+        wait(lambda: running.of("result/yard"))
+    assert running.error is None
+    messages = [json.loads(payload) for topic, payload in classic.cloud.published if "/result/" in topic]
+    messages += [json.loads(payload) for topic, payload in classic.cloud.published if "/backlog/" in topic]
+    whole(messages)
+
+
+def test_a_token_that_is_worth_nothing_any_more_ends_it(folder: Path) -> None:
+    with ipc() as nucleus, Running(nucleus, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        nucleus.run(lambda: nucleus.tokens.revoke(NAME))
+        nucleus.run(lambda: nucleus.server.disconnect(NAME))
+        running.thread.join(15)
+        assert isinstance(running.error, NucleusLost)
+        assert nucleus.token(NAME) not in str(running.error)
+    reader = SpoolReader(folder / "spool")
+    counts, left = reader.counts()["photos"], reader.waiting().get("photos", 0)
+    reader.close()
+    assert counts.accepted == counts.acknowledged + left
+
+
+def test_a_nucleus_that_stays_away_is_waited_for_as_long_as_was_said(folder: Path) -> None:
+    transport = {"type": "greengrass", "reconnect_s": "0.3"}
+    with ipc() as nucleus, Running(nucleus, folder, configuration(pipeline(), transport=transport)) as running:
+        wait(lambda: running.of("result/photos"))
+        nucleus.loop.call(nucleus.server.stop())
+        running.thread.join(15)
+    assert isinstance(running.error, NucleusLost)
+    assert "0.3 s" in str(running.error)
+
+
+def test_a_stop_while_the_cloud_is_away_is_quick(folder: Path) -> None:
+    with ipc() as nucleus, Running(nucleus, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        nucleus.cloud.outcome = IpcError("ServiceError", "offline")
+        wait(lambda: waiting(folder) > 5)
+        began = time.monotonic()
+        running.component.stop()
+        running.thread.join(15)
+        assert time.monotonic() - began < 8
+    assert waiting(folder) > 5
+
+
+def test_commands_are_answered(lite: Ipc, folder: Path) -> None:
+    with Running(lite, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        for name in ("ping", "health", "metrics", "dance"):
+            lite.run(partial(lite.cloud.deliver, f"{BASE}/cmd/{name}", b'{"id": "7"}'))
+            wait(partial(running.of, f"reply/{name}"))
+        assert running.of("reply/ping")[0]["id"] == "7"
+        assert running.of("reply/health")[0]["answer"]["pipelines"]["photos"]["state"] == "running"
+        assert running.of("reply/dance")[0]["done"] is False
+
+
+def test_results_go_to_other_components_too(lite: Ipc, folder: Path) -> None:
+    nucleus = lite
+    transport = {"type": "greengrass", "publish_locally": "true"}
+    nucleus.allow(NAME, "aws.greengrass.ipc.pubsub", ["PublishToTopic"], [f"{BASE}/result/*"])
+    nucleus.allow("reader", "aws.greengrass.ipc.pubsub", ["SubscribeToTopic"], ["*"])
+    nucleus.cloud.outcome = IpcError("ServiceError", "the cloud is away, the device is not")
+    heard: list[dict[str, Any]] = []
+    with nucleus.client("reader") as reader:
+        _, stream = reader.subscribe_to_topic(
+            topic=f"{BASE}/result/photos",
+            on_stream_event=lambda event: heard.append(json.loads(event.binary_message.message)),
+            on_stream_error=lambda _error: True,
+            on_stream_closed=lambda: None,
+        )
+        with Running(nucleus, folder, configuration(pipeline(), transport=transport)) as running:
+            wait(lambda: len(heard) > 5)
+            local = running.component._running.runtime.reports.local()
+        stream.close()
+    assert [message["seq"] for message in heard[:6]] == list(range(1, 7))
+    assert local["published"] > 0
+    assert "failed" not in local
+
+
+def test_what_runs_is_in_the_shadow(folder: Path) -> None:
+    shadows: list[dict[str, Any]] = []
+
+    async def update(call: Call) -> dict[str, Any]:
+        assert (call.request["thingName"], call.request["shadowName"]) == (THING, "lisiere")
+        shadows.append(json.loads(base64.b64decode(call.request["payload"]))["state"]["reported"])
+        return {"payload": call.request["payload"]}
+
+    with ipc(more={"UpdateThingShadow": update}) as nucleus, Running(nucleus, folder, configuration(pipeline())):
+        told = wait(lambda: shadows)[0]
+    assert told["configuration"] == {"state": "accepted", "why": ""}
+    photos = told["pipelines"]["photos"]
+    assert (photos["model"], photos["version"], photos["backend"]) == ("tiny", "1.0.0", "onnx")
+    assert photos["digest"].startswith("sha256:")
+
+
+def test_without_a_nucleus_it_gives_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lisiere.greengrass.component._BEGIN_S", 0.0)
+    component = Component(Nucleus(Environment(str(folder / "none"), "x")), SystemClock(), folder)
+    with pytest.raises(NucleusLost, match="cannot be reached"):
+        component.run()
