@@ -16,9 +16,10 @@ from lisiere.errors import Permanent
 
 DESCRIPTION = """\
 Run devices on this machine against virtual cameras, virtual sensors and a network that fails, and count what
-arrives. A device is a real child process of `lisiere run`. Between the devices and the broker stands a proxy that
-cuts, slows or stalls the link as the scenario says; a subscriber on the other side counts every result. Without
-SCENARIO, the default one runs: a camera and two series, and ten seconds without a network, 40 seconds in all.
+arrives. A device is a real child process of `lisiere run`, or the Greengrass component in a laptop nucleus (`runtime:
+greengrass`; it needs the source tree and awsiotsdk). Between the devices and the broker stands a proxy that cuts, slows
+or stalls the link as the scenario says; a subscriber on the other side counts every result. Without SCENARIO, the
+default one runs: two devices, one of each kind, and ten seconds without a network, 40 seconds in all.
 
 The report goes to stdout and progress to stderr."""
 
@@ -33,7 +34,7 @@ examples:
   lisiere simulate
   lisiere simulate scenario.yaml --json report.json
   lisiere simulate --broker 127.0.0.1:1883      with `mosquitto_sub -t 'lisiere/#' -q 1` beside it
-  lisiere simulate --keep run                   leaves run/<device>/ with config.yaml, device.log and spool
+  lisiere simulate --keep run                   leaves run/<device>/ with configuration, logs and spool
 
 a scenario:
   duration_s: 30
@@ -42,6 +43,7 @@ a scenario:
       pipelines:
         - {name: dock, model: digits, input: {kind: camera, fps: 10}}
     - name: cellar
+      runtime: greengrass                       without it: process
       pipelines:
         - {name: pump, model: pump, input: {kind: pump, faults: [{kind: bearing, at_s: 5, length_s: 5}]}}
   faults:                                       cut | stall | delay (with delay_ms) | kill (with device)

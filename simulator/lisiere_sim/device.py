@@ -18,7 +18,6 @@ from lisiere_sim.broker import Address
 
 STOP_DRAIN_S = 15.0
 _STOP_GRACE_S = 15.0
-_PAGE = 1000
 
 
 class Device(Protocol):
@@ -37,7 +36,10 @@ class Device(Protocol):
         """End the device without warning, as a power cut does."""
 
     def revive(self) -> None:
-        """Have it running again after `kill`."""
+        """Have it started again after `kill`."""
+
+    def alive(self) -> bool:
+        """Whether it has been started and not ended."""
 
     def stop(self) -> int:
         """Ask it to stop, wait while it drains, and return its exit code.
@@ -148,6 +150,10 @@ class DeviceProcess:
         """Start it again; see `Device.revive`."""
         self.start()
 
+    def alive(self) -> bool:
+        """Whether the process is there; see `Device.alive`."""
+        return self._process is not None and self._process.poll() is None
+
     def close(self) -> None:
         """End it; see `Device.close`."""
         self.kill()
@@ -206,16 +212,6 @@ class SpoolView:
         """Return how many results wait, by pipeline."""
         reader = self._open()
         return reader.waiting() if reader else {}
-
-    def waiting_seqs(self) -> list[int]:
-        """Return the seqs of the results that wait."""
-        reader = self._open()
-        found: list[int] = []
-        last = 0
-        while reader is not None and (rows := reader.after(last, _PAGE)):
-            found += [row.seq for row in rows if row.kind == "result"]
-            last = rows[-1].seq
-        return found
 
     @property
     def epoch(self) -> str:

@@ -96,12 +96,8 @@ class DeviceRun:
         self._say(f"{self.name} killed (kill -9)")
 
     def revive(self) -> None:
-        """Have it running again."""
+        """Have it started again; `look` notes when it runs."""
         self._device.revive()
-        self.away = False
-        killed = self._restarts[-1].start_s
-        self._restarts[-1] = RestartReport(start_s=killed, length_s=round(self._now() - killed, 2))
-        self._say(f"{self.name} runs again")
 
     def look(self) -> dict[str, Line]:
         """Check that everybody is there, note the backlog, and return how each pipeline stands.
@@ -109,10 +105,15 @@ class DeviceRun:
         Raises:
             Permanent: the device or the subscriber is gone.
         """
+        if self.away and self._device.alive():
+            self.away = False
+            killed = self._restarts[-1].start_s
+            self._restarts[-1] = RestartReport(start_s=killed, length_s=round(self._now() - killed, 2))
+            self._say(f"{self.name} runs again")
         if not self.away:
             self._device.check()
         self._check_subscriber()
-        waiting, counts, lines = self._count_backlog(), self._spool.counts(), {}
+        counts, lines = self._spool.counts(), {}
         for name in self._feeds:
             seen, full = self._subscriber.seen(name), f"{self.name}/{name}"
             if seen.backends and name not in self._begun:
@@ -124,14 +125,16 @@ class DeviceRun:
                     self._say(f"{full}: the device finds it {state}")
                 self._states[name] = state
             accepted = counts[name].accepted if name in counts else 0
-            lines[full] = Line(accepted, seen.delivered, waiting.get(name, 0), describe(seen.task, seen.answer))
+            backlog = max(0, accepted - seen.delivered - seen.evicted)
+            self._peaks[name] = max(self._peaks.get(name, 0), backlog)
+            lines[full] = Line(accepted, seen.delivered, backlog, describe(seen.task, seen.answer))
         return lines
 
     def watch_backlog(self) -> Watch:
-        """Begin to wait for the delivery of what lies in the spool now."""
-        watch = self._subscriber.watch(self._spool.epoch, self._spool.waiting_seqs())
-        self._count_backlog()
-        return watch
+        """Begin to wait for what has been accepted until now and has not arrived, wherever it is held."""
+        self.look()
+        epoch = self._spool.epoch
+        return self._subscriber.watch(epoch, self._subscriber.holes(epoch, self._spool.highest))
 
     def stop_inputs(self) -> None:
         """Let nothing more come in."""
@@ -186,12 +189,6 @@ class DeviceRun:
     def _set_pump(self, name: str, feed: inputs.PumpFeed, kind: PumpFaultKind, severity: float) -> None:
         feed.set_fault(kind, severity)
         self._say(f"{self.name}/{name}: {kind} fault {'begins' if severity else 'ends'}")
-
-    def _count_backlog(self) -> dict[str, int]:
-        waiting = self._spool.waiting()
-        for name, number in waiting.items():
-            self._peaks[name] = max(self._peaks.get(name, 0), number)
-        return waiting
 
     def _check_subscriber(self) -> None:
         if self._subscriber.failure is not None:

@@ -194,6 +194,11 @@ class _Run:
     def _make_device(
         self, device: scenario.Device, folder: Path, pipelines: list[dict[str, object]], link: Address
     ) -> Device:
+        if device.runtime == "greengrass":
+            # Only here: a scenario of processes needs no nucleus, and no client for its IPC.
+            from lisiere_sim.greengrass import GreengrassDevice
+
+            return GreengrassDevice(folder, device.name, pipelines, link, PREFIX)
         return DeviceProcess(folder, device_config(device.name, pipelines, link, PREFIX))
 
     def _schedule(self) -> Iterator[tuple[float, Callable[[], None]]]:

@@ -214,7 +214,7 @@ class Subscriber:
             return [seq for seq in range(1, last + 1) if seq not in known]
 
     def watch(self, epoch: str, seqs: Iterable[int]) -> Watch:
-        """Begin to wait for some results; those that have arrived already are not waited for."""
+        """Begin to wait until some results have arrived or been named by a gap record."""
         with self._changed:
             watch = Watch(epoch, set(seqs) - self._seqs[epoch])
             self._watches.append(watch)
@@ -277,8 +277,10 @@ class Subscriber:
         explained = self._explained[gap.epoch]
         if gap.seq in explained:
             return  # the same record again
-        explained.add(gap.seq)
-        for first, last in gap.ranges:
-            explained.update(range(first, last + 1))
+        named = {gap.seq, *(seq for first, last in gap.ranges for seq in range(first, last + 1))}
+        explained |= named
+        for watch in self._watches:
+            for seq in named & watch.missing:
+                watch.see(gap.epoch, seq)
         for pipeline, count in gap.counts.items():
             self._pipelines.setdefault(pipeline, Seen()).evicted += count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import shutil
@@ -128,19 +129,33 @@ def test_a_cut_loses_nothing_and_the_report_says_so(sample_models: Path, tmp_pat
 
 
 def test_kill_minus_9_during_the_cut_loses_nothing(sample_models: Path, tmp_path: Path) -> None:
-    """Two devices on one link; one of them is killed, and the other does not notice."""
-    faults = [{"kind": "cut", "at_s": 3, "length_s": 6}, {"kind": "kill", "device": "gate", "at_s": 5, "length_s": 1}]
-    devices = [{"name": "gate", "pipelines": PIPELINES[:1]}, {"name": "shed", "pipelines": PIPELINES[1:]}]
+    """Two devices on one link, a process and a Greengrass component: both are killed while there is no network."""
+    require(importlib.util.find_spec("awsiot"), "awsiotsdk")
+    faults: list[dict[str, Any]] = [
+        {"kind": "cut", "at_s": 3, "length_s": 6},
+        {"kind": "kill", "device": "gate", "at_s": 5, "length_s": 1},
+        {"kind": "kill", "device": "shed", "at_s": 6, "length_s": 1},
+    ]
+    devices = [
+        {"name": "gate", "pipelines": PIPELINES[:1]},
+        {"name": "shed", "runtime": "greengrass", "pipelines": PIPELINES[1:]},
+    ]
     outcome = simulate(tmp_path, sample_models, faults, duration_s=14, devices=devices)
     check_nothing_lost(outcome)
     gate, shed = outcome.report["devices"].values()
-    (restart,) = gate["restarts"]
-    assert restart["start_s"] == pytest.approx(5, abs=1)
-    assert shed["restarts"] == []
+    assert (gate["runtime"], shed["runtime"]) == ("process", "greengrass")
+    for device, at_s in ((gate, 5), (shed, 6)):
+        (restart,) = device["restarts"]
+        assert restart["start_s"] == pytest.approx(at_s, abs=1)
+        assert 0 < restart["length_s"] < 5
+    log = outcome.folder / "shed" / "nucleus" / "logs" / "io.lisiere.EdgeInference.log"
+    assert "The environment of this version is there already." in log.read_text()
+    assert (outcome.folder / "shed" / "nucleus.log").read_text().count("-> RUNNING") == 2
     (outage,) = outcome.report["outages"]
     assert outage["backlog"] > max(gate["pipelines"]["dock"]["backlog_peak"], shed["pipelines"]["co2"]["backlog_peak"])
     assert "gate killed" in outcome.stderr
     assert "gate was killed at" in outcome.stdout
+    assert "shed online in the laptop nucleus" in outcome.stderr
 
 
 def test_a_stall_that_outlasts_the_acknowledgement_loses_nothing(sample_models: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class MqttSettings:
     spool_bytes: int = SPOOL_BYTES
     keep_qos_0: bool = False
     keepalive_s: int = 15
-    reconnect_s: tuple[float, float] = (1.0, 5.0)
+    reconnect_s: tuple[float, float] = (1.0, 2.0)
 
 
 OnAcknowledged = Callable[[int], None]

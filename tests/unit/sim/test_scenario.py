@@ -27,12 +27,13 @@ def with_input(**given: Any) -> dict[str, Any]:
     return with_pipelines({**DOCK, "input": given})
 
 
-def test_the_default_has_a_camera_two_series_and_one_outage() -> None:
+def test_the_default_has_two_devices_a_camera_two_series_and_one_outage() -> None:
     scenario = load_scenario(None)
     pipelines = [pipeline for device in scenario.devices for pipeline in device.pipelines]
     kinds = {type(pipeline.input) for pipeline in pipelines}
     assert kinds == {CameraInput, PumpInput, CsvInput}
     assert {pipeline.model for pipeline in pipelines} == {"digits", "pump", "co2"}
+    assert [device.runtime for device in scenario.devices] == ["process", "greengrass"]
     assert [fault.kind for fault in scenario.faults] == ["cut"]
     assert 30 <= scenario.duration_s <= 60
     pump = next(pipeline.input for pipeline in pipelines if isinstance(pipeline.input, PumpInput))
