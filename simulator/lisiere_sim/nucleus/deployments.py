@@ -222,7 +222,7 @@ class Deployments:
         same = {
             name: self._texts(one.recipe)
             for name, one in self.components.items()
-            if one.recipe is new.get(name) or self._equal(one.recipe, new.get(name))
+            if self._equal(one.recipe, new.get(name))
         }
         for name, one in reversed(list(self.components.items())):
             if name not in same:
@@ -290,8 +290,10 @@ class Deployments:
                 return []
 
     async def _go_back(self, id_: str, why: str, before: _Before) -> Outcome:
-        if not before.recipes:
-            return Outcome(id_, "FAILED", why)
+        configuration = {recipe.name: self._store.snapshot(recipe.name) for recipe in before.recipes}
+        same = [one.recipe for one in self.components.values()] == before.recipes
+        if not before.recipes or (same and configuration == before.configuration):
+            return Outcome(id_, "FAILED", why)  # there is nothing else to go back to
         overwritten = [
             recipe.name
             for recipe in before.recipes

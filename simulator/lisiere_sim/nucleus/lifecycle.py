@@ -127,7 +127,8 @@ class Component:
     @property
     def settled(self) -> bool:
         """Whether it is where a deployment wants it, or will never get there by itself."""
-        stuck = self._only_installs or any(one.settled and not one.ready for one in self.hard)
+        unfinished = self._only_installs and not self._host.flavour.finishes_install_only
+        stuck = unfinished or any(one.settled and not one.ready for one in self.hard)
         return self.ready or self.state == "BROKEN" or (self.state == "INSTALLED" and stuck)
 
     @property

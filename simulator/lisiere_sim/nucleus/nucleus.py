@@ -31,6 +31,7 @@ from lisiere_sim.nucleus.ipc.metrics import Metrics
 from lisiere_sim.nucleus.ipc.pubsub import PubSub
 from lisiere_sim.nucleus.ipc.secrets import Secret, Secrets
 from lisiere_sim.nucleus.ipc.server import IpcServer
+from lisiere_sim.nucleus.ipc.shadow import ShadowOperations
 from lisiere_sim.nucleus.ipc.state import StateOperations
 from lisiere_sim.nucleus.ipc.updates import ComponentUpdates
 from lisiere_sim.nucleus.layout import Layout
@@ -38,6 +39,7 @@ from lisiere_sim.nucleus.lifecycle import Patience
 from lisiere_sim.nucleus.limits import Limits
 from lisiere_sim.nucleus.logs import FILE_BYTES
 from lisiere_sim.nucleus.packages import Packages
+from lisiere_sim.nucleus.shadows import Shadows
 from lisiere_sim.nucleus.surroundings import Settings, Surroundings
 from lisiere_sim.nucleus.tokens import Tokens
 
@@ -77,6 +79,7 @@ class Nucleus:
         self.options = options
         self.layout = Layout(options.root)
         self.store = ConfigurationStore(self.layout.config / "configuration.json")
+        self.shadows = Shadows(self.layout.config / "shadows.json")
         self.journal = Journal(_log.info)
         self.journal.verbose = options.log_ipc
         self.tokens = Tokens()
@@ -119,9 +122,10 @@ class Nucleus:
         if _log.getEffectiveLevel() > logging.INFO:
             _log.setLevel(logging.INFO)
         await self.around.end_leftovers()
-        damaged = self.store.load()
-        if damaged:
-            _log.warning("%s", damaged)
+        self.around.guard.start()
+        for damaged in (self.store.load(), self.shadows.load()):
+            if damaged:
+                _log.warning("%s", damaged)
         host, port = await asyncio.to_thread(self._broker.start)
         self.iotcore = IotCore((host, port), options.settings.thing, options.flavour, options.limits)
         await self.iotcore.start()
@@ -143,6 +147,7 @@ class Nucleus:
         await self._control.stop()
         await self.administration.close()
         await self.deployments.stop()
+        await asyncio.to_thread(self.around.guard.stop)
         if self.server is not None:
             await self.server.stop()
         if self.iotcore is not None:
@@ -235,9 +240,12 @@ class Nucleus:
 
     def _operations(self, iotcore: IotCore) -> Mapping[str, Operation]:
         access = Access(self.store, self.options.settings.thing)
+        pubsub = PubSub(access)
+        shadows = ShadowOperations(self.shadows, access, pubsub.publish).operations()
         return {
             **ConfigurationOperations(self.store).operations(),
-            **PubSub(access).operations(),
+            **pubsub.operations(),
+            **(shadows if self.options.flavour.shadows else {}),
             **IotCoreOperations(iotcore, access, self.options.flavour).operations(),
             **StateOperations(self.administration, access, self.tokens).operations(),
             **self._updates.operations(),

@@ -105,7 +105,7 @@ class _Recipe(_Part, rename="pascal", frozen=True, kw_only=True):
     component_publisher: str = ""
     component_source: str = ""
     component_configuration: _Configuration = field(default_factory=_Configuration)
-    component_dependencies: dict[str, Dependency] = field(default_factory=dict)
+    component_dependencies: dict[str, Any] = field(default_factory=dict)
     manifests: Annotated[list[_Manifest], Meta(min_length=1)]
     lifecycle: dict[str, Any] = field(default_factory=dict)
 
@@ -214,10 +214,11 @@ def _parse(document: Any, defaults: Any, file: Path, flavour: Flavour) -> Recipe
             )
     raw = _convert(document, _Recipe, "$")
     check_version(raw.component_version, "$.ComponentVersion")
-    for name, dependency in raw.component_dependencies.items():
-        check_requirement(
-            dependency.version_requirement, f"$.ComponentDependencies[{json.dumps(name)}].VersionRequirement"
-        )
+    dependencies: dict[str, Dependency] = {}
+    for name, part in raw.component_dependencies.items():
+        path = f"$.ComponentDependencies[{json.dumps(name)}]"
+        dependencies[name] = _convert(part, Dependency, path)
+        check_requirement(dependencies[name].version_requirement, f"{path}.VersionRequirement")
     here = {**machine(), "runtime": flavour.runtime}
     chosen: tuple[Steps, _Manifest] | None = None
     for index, manifest in enumerate(raw.manifests):  # all are checked, not only the one that fits
@@ -226,7 +227,7 @@ def _parse(document: Any, defaults: Any, file: Path, flavour: Flavour) -> Recipe
         if chosen is None and _fits(manifest.platform, here, flavour, f"$.Manifests[{index}].Platform"):
             chosen = steps, manifest
     if chosen is None:
-        place = ", ".join(f"{key}={value}" for key, value in here.items() if key != "runtime")
+        place = ", ".join(f"{key}={value}" for key, value in here.items())
         hint = f'; nucleus lite demands `runtime: "*"` or `runtime: {flavour.runtime}`' if flavour.needs_runtime else ""
         raise ConfigError(f"No manifest fits {place}{hint}.", "$.Manifests")
     return Recipe(
@@ -235,7 +236,7 @@ def _parse(document: Any, defaults: Any, file: Path, flavour: Flavour) -> Recipe
         raw.component_description,
         raw.component_publisher,
         defaults,
-        raw.component_dependencies,
+        dependencies,
         chosen[0],
         tuple(chosen[1].artifacts),
         file,

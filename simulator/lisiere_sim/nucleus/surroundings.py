@@ -17,6 +17,7 @@ from lisiere_sim.nucleus import variables
 from lisiere_sim.nucleus.board import Board
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.flavour import Flavour
+from lisiere_sim.nucleus.guard import Guard
 from lisiere_sim.nucleus.keep import set_aside, write_whole
 from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.lifecycle import Patience
@@ -78,6 +79,7 @@ class Surroundings:
         self.settings = settings
         self.patience = patience
         self.board = Board()
+        self.guard = Guard()
         # (name, version) -> digest of recipe and artifacts; the deployment fills it.
         self.digests: dict[tuple[str, str], str] = {}
         self._store = store
@@ -184,11 +186,13 @@ class Surroundings:
         ticks = next((started for known, _, _, started in processes() if known == pid), 0)
         self._processes[pid] = _Process(component, pid, ticks, hashlib.sha256(token.encode()).hexdigest())
         self._save_processes()
+        self.guard.add(pid)
 
     def ended(self, pid: int) -> None:
         """See `Host.ended`."""
         self._processes.pop(pid, None)
         self._save_processes()
+        self.guard.remove(pid)
 
     def _save_processes(self) -> None:
         write_json(self.layout.config / "processes.json", list(self._processes.values()))
