@@ -87,7 +87,7 @@ def test_a_json_recipe_keeps_its_types_on_both(tmp_path: Path) -> None:
         ("Script:", "script:", "$.Manifests[0].Lifecycle.install.script", "did you mean `Script`?"),
         ("Manifests:", "manifests:", "$.manifests", "did you mean `Manifests`?"),
         ("Setenv:", "SetEnv:", "$.Manifests[0].Lifecycle.SetEnv", "did you mean `Setenv`?"),
-        ("DependencyType", "Type", "$.ComponentDependencies["com.example.B"].Type", "no such key"),
+        ("DependencyType", "Type", '$.ComponentDependencies["com.example.B"].Type', "no such key"),
         ("Unarchive: ZIP", "Unarchive: TAR", "$.Manifests[0].Artifacts[0].Unarchive", "TAR"),
         ("Timeout: 300", "Timeout: soon", "$.Manifests[0].Lifecycle.install.Timeout", "float"),
         ("Timeout: 300", "Timeout: -1", "$.Manifests[0].Lifecycle.install.Timeout", "> 0"),
