@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from lisiere_sim.loopthread import LoopThread
 from lisiere_sim.nucleus.access import Access
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.flavour import CLASSIC, Flavour
+from lisiere_sim.nucleus.ipc import frames
 from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation, Stream
 from lisiere_sim.nucleus.ipc.configuration import ConfigurationOperations
 from lisiere_sim.nucleus.ipc.journal import Journal
@@ -144,6 +147,50 @@ class Ipc:
             closed = client.close()
             with contextlib.suppress(Exception):  # how the connection ended, if the server ended it
                 closed.result(10)
+
+
+class Raw:
+    """A client that sends the bytes it is told to, after a handshake if it has a token."""
+
+    def __init__(self, nucleus: Ipc, component: str = "") -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(10)
+        self._socket.connect(str(nucleus.server.socket))
+        self._decoder = frames.Decoder()
+        self._found: list[frames.Frame] = []
+        if component:
+            self.send(hello(nucleus.token(component)))
+            assert self.next() == frames.Frame(frames.CONNECT_ACK, frames.ACCEPTED, 0, {}, b"")
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def call(self, operation: str, stream: int, body: bytes = b"{}") -> None:
+        self.send(frames.encode(frames.MESSAGE, 0, stream, {"operation": f"aws.greengrass#{operation}"}, body))
+
+    def next(self) -> frames.Frame | None:
+        """Return the next frame, or None when the server has ended the connection."""
+        while not self._found:
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return None
+            self._found += self._decoder.feed(data)
+        return self._found.pop(0)
+
+
+def hello(token: str) -> bytes:
+    """Return the message with which a client connects."""
+    body = json.dumps({"authToken": token}).encode()
+    return frames.encode(frames.CONNECT, 0, 0, {":version": "0.1.0"}, body)
 
 
 @contextlib.contextmanager

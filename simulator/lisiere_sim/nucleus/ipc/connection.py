@@ -22,7 +22,6 @@ _VERSION = "0.1.0"
 _FRAME_MAX_UNKNOWN = 4096
 # What a client may hold back, half of a frame, beyond the payload that is allowed.
 _FRAME_MARGIN = 256 * 1024
-_LINGER_S = 1.0
 # Besides its own errors, which are ValueErrors, msgspec lets out these: for wrong UTF-8, and for too many levels.
 _NOT_JSON = (ValueError, RecursionError)
 _encoder = msgspec.json.Encoder()
@@ -47,7 +46,7 @@ class OpenStream:
         if not self._answered:
             self._early.append((shape, body))
             return
-        self._connection.write(frames.MESSAGE, 0, self._number, shape, body)
+        self._connection.write(frames.MESSAGE, 0, self._number, shape, _encoder.encode(body))
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Have something called when the stream ends, at once if it has."""
@@ -131,15 +130,15 @@ class Connection(asyncio.Protocol):
     # What the server and the streams call.
 
     def end(self) -> None:
-        """End the connection once what is written has been sent, or in a second."""
+        """End the connection once what is written has been sent, or its time is over."""
         self._ending = True
         self._transport.close()
-        asyncio.get_running_loop().call_later(_LINGER_S, self._transport.abort)
+        asyncio.get_running_loop().call_later(self._limits.linger_s, self._transport.abort)
 
-    def write(self, kind: int, flags: int, stream: int, shape: str, body: dict[str, Any]) -> None:
-        """Send one message with a body."""
+    def write(self, kind: int, flags: int, stream: int, shape: str, body: bytes) -> None:
+        """Send one message with a body in JSON."""
         headers = {":content-type": "application/json", "service-model-type": _PREFIX + shape}
-        self._send(frames.encode(kind, flags, stream, headers, _encoder.encode(body)))
+        self._send(frames.encode(kind, flags, stream, headers, body))
 
     def _send(self, data: bytes) -> None:
         """Send bytes. A client that has left too much unread is disconnected, so nobody waits for it."""
@@ -248,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     async def _run(self, number: int, operation: Operation, call: Call, stream: OpenStream) -> None:
         try:
-            body = await operation(call)
+            body = _encoder.encode(await operation(call))
         except IpcError as error:
             self._close(number)
             self._fail(number, call.operation, call.request, error)
@@ -282,7 +281,7 @@ class Connection(asyncio.Protocol):
             self.component or "(unknown)", operation, resource_of(request), error.code, error.message
         )
         body = {self._server.flavour.message_key: error.message, "_errorCode": error.code}
-        self.write(frames.ERROR, frames.TERMINATE, number, error.code, body)
+        self.write(frames.ERROR, frames.TERMINATE, number, error.code, _encoder.encode(body))
 
     def _close(self, number: int) -> None:
         stream = self._streams.pop(number, None)
@@ -299,7 +298,7 @@ class Connection(asyncio.Protocol):
     def _dismiss(self) -> None:
         """Leave the client a moment to read why and to go by itself: the SDK forgets the reason if it is cut off."""
         self._ending = True
-        asyncio.get_running_loop().call_later(_LINGER_S, self.end)
+        asyncio.get_running_loop().call_later(self._limits.linger_s, self.end)
 
     def _too_slow(self) -> None:
         self._record("disconnected", f"It did not show a token within {self._limits.connect_s:g} s.")

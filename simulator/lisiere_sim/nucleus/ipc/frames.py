@@ -64,12 +64,12 @@ class Decoder:
         """
         if self._rest:
             self._rest += data
-            if len(self._rest) < _AROUND or len(self._rest) < self._total(self._rest, 0):
+            if len(self._rest) < _PRELUDE.size or len(self._rest) < self._total(self._rest, 0):
                 return
             data = bytes(self._rest)
             self._rest = bytearray()
         start = 0
-        while len(data) - start >= _AROUND:
+        while len(data) - start >= _PRELUDE.size:
             total = self._total(data, start)
             if len(data) - start < total:
                 break
@@ -122,7 +122,7 @@ def _decode(data: bytes, start: int, total: int) -> Frame:
     view = memoryview(data)
     if zlib.crc32(view[start:end]) != _U32.unpack_from(data, end)[0]:
         raise FrameError("The checksum of a frame is wrong.")
-    first = start + 12
+    first = start + _PRELUDE.size
     after = first + _U32.unpack_from(data, start + 4)[0]
     headers = _headers(data, first, after)
     kind, flags, stream = (_number(headers, name) for name in (":message-type", ":message-flags", ":stream-id"))

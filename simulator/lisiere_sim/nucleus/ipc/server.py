@@ -29,6 +29,7 @@ class Limits:
         calls: calls of one connection under way; more are not read before these are answered.
         unsent: bytes that wait for one client to read them; one that lets more gather is disconnected.
         connect_s: seconds that a client may take from connecting to having shown its token.
+        linger_s: seconds that a client which is shown the door may take to read why.
     """
 
     connections: int = 256
@@ -36,6 +37,7 @@ class Limits:
     calls: int = 256
     unsent: int = 16 * 1024 * 1024
     connect_s: float = 10.0
+    linger_s: float = 1.0
 
 
 class IpcServer:
