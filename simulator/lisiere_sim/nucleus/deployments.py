@@ -155,13 +155,19 @@ class Deployments:
             strangers = wanted.configuration.keys() - {recipe.name for recipe in recipes}
             if strangers:
                 raise ConfigError(f"{sorted(strangers)[0]} is configured but not deployed.", "--configuration")
+            for name, update in wanted.configuration.items():
+                for pointer in update.reset:
+                    if pointer and not pointer.startswith("/"):
+                        raise ConfigError(f"{pointer!r} is no JSON pointer, such as /interval_s.", f"$[{name}].reset")
             if wanted.notify:
                 await self._consent.ask(wanted.id, [one.name for one in self.components.values() if one.ready])
             _log.info("Deployment %s: %s.", wanted.id, _named({recipe.name: recipe.version for recipe in recipes}))
             self.roots = roots
-            changed = await self._switch(recipes, wanted.configuration)
             outcome = Outcome(wanted.id, "SUCCEEDED")
-            broken = await self._come_up(changed)
+            try:
+                broken = await self._come_up(await self._switch(recipes, wanted.configuration))
+            except (LisiereError, OSError) as error:
+                broken = [str(error)]
             if broken and not wanted.go_back:
                 outcome = Outcome(wanted.id, "FAILED", " ".join(broken))
             elif broken:

@@ -49,7 +49,7 @@ async def _serve(options: Options, args: argparse.Namespace) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _told, stop)
     nucleus = Nucleus(options, stop.set)
     await nucleus.start()
     work = loop.create_task(_deploy(nucleus, args))
@@ -66,6 +66,13 @@ async def _serve(options: Options, args: argparse.Namespace) -> int:
         await asyncio.gather(work, waiting, return_exceptions=True)
         await nucleus.stop()
     return 0
+
+
+def _told(stop: asyncio.Event) -> None:
+    """Stop at the first signal; at the second leave at once, and have the guard end what still runs."""
+    if stop.is_set():
+        os._exit(1)
+    stop.set()
 
 
 async def _deploy(nucleus: Nucleus, args: argparse.Namespace) -> None:
