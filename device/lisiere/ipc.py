@@ -93,6 +93,7 @@ class Nucleus:
         self.environment = environment
         self._timeout = timeout_s
         self._client: Any = None
+        self._link: Any = None  # what the SDK tells of the connection's end
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str], None]] = []
 
@@ -134,12 +135,12 @@ class Nucleus:
         except ImportError as error:
             raise Permanent("awsiotsdk is not installed: `pip install lisiere[greengrass]` brings it.") from error
         logging.getLogger(eventstreamrpc.__name__).setLevel(logging.WARNING)  # in detail it logs payloads
-        where = self.environment.socket
+        where, link = self.environment.socket, self._lifecycle(eventstreamrpc.LifecycleHandler)
         try:
             client = greengrasscoreipc.connect(
                 ipc_socket=where,
                 authtoken=self.environment.token,
-                lifecycle_handler=self._lifecycle(eventstreamrpc.LifecycleHandler),
+                lifecycle_handler=link,
                 timeout=self._timeout,
             )
         except eventstreamrpc.AccessDeniedError as error:
@@ -149,7 +150,9 @@ class Nucleus:
         except Exception as error:
             raise Retryable(f"The nucleus at {where} cannot be reached: {error}") from error
         with self._lock:
-            self._client = client
+            if link.ended:
+                raise Retryable(f"The nucleus at {where} ended the connection at once.")
+            self._client, self._link = client, link
 
     def close(self) -> None:
         """End the connection; nobody is told that it is lost."""
@@ -266,14 +269,18 @@ class Nucleus:
         lost = self._lost
 
         class Handler(base):  # type: ignore[misc]
+            ended = False
+
             def on_disconnect(self, reason: Exception | None) -> None:
-                lost(reason)
+                lost(self, reason)
 
         return Handler()
 
-    def _lost(self, reason: Exception | None) -> None:
+    def _lost(self, link: Any, reason: Exception | None) -> None:
+        """Hear that a connection has ended: the present one, or one that was given up while it was being made."""
         with self._lock:
-            if self._client is None:
+            link.ended = True
+            if self._client is None or self._link is not link:
                 return
             self._client = None
         why = f"The connection to the nucleus was lost ({reason or 'it was closed'})."

@@ -1,7 +1,9 @@
-"""Every transport keeps the same promises: the in-process one, and MQTT against a real Mosquitto."""
+"""Every transport keeps the same promises: the in-process one, MQTT against a real Mosquitto, and Greengrass' IPC."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import queue
 import socket
 import threading
@@ -12,12 +14,17 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 
-from lisiere.config import MqttConfig
+from lisiere.config import GreengrassConfig, MqttConfig
 from lisiere.errors import Retryable
-from lisiere.sync.transports import Acked, Event, Lost, Transport, Will
+from lisiere.ipc import MESSAGE_MAX_BYTES, Environment, Nucleus
+from lisiere.sync.transports import Acked, Event, Lost, Received, Refused, Transport, Will
+from lisiere.sync.transports.greengrass import GreengrassTransport
 from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport
 from lisiere.sync.transports.mqtt import MqttTransport
+from lisiere_sim.nucleus.flavour import FLAVOURS
+from lisiere_sim.nucleus.ipc.call import Call
 from support.brokers import free_port, running_mosquitto
+from support.nucleus import Ipc, ipc
 
 WILL = Will("t/status", b"offline")
 TIMEOUT = 10
@@ -30,20 +37,30 @@ class Peer:
     open: Callable[[], Transport]
     received: queue.SimpleQueue[tuple[str, bytes]] = field(default_factory=queue.SimpleQueue)
     cut: Callable[[], None] = lambda: None
+    send: Callable[[str, bytes], None] = lambda _topic, _payload: None
+    will: bool = True  # whether the other end keeps one
 
 
-@pytest.fixture(params=["memory", "mosquitto"])
+@pytest.fixture(params=["memory", "mosquitto", "greengrass-classic", "greengrass-lite"])
 def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
     if request.param == "memory":
         yield from memory_peer()
+    elif request.param.startswith("greengrass"):
+        with ipc(FLAVOURS[request.param.removeprefix("greengrass-")]) as nucleus:
+            yield from greengrass_peer(nucleus)
     else:
         with running_mosquitto() as port:
             yield from mosquitto_peer(port)
 
 
 def memory_peer() -> Iterator[Peer]:
-    broker = MemoryBroker()
-    peer = Peer(lambda: MemoryTransport(broker), cut=broker.cut)
+    broker = MemoryBroker(max_bytes=MESSAGE_MAX_BYTES)
+
+    def send(topic: str, payload: bytes) -> None:
+        for connection in broker.connections:
+            connection.receive(topic, payload)
+
+    peer = Peer(lambda: MemoryTransport(broker), cut=broker.cut, send=send)
     done = threading.Event()
 
     def forward() -> None:
@@ -80,13 +97,17 @@ def mosquitto_peer(port: int) -> Iterator[Peer]:
             assert transport._client is not None
             transport._client.socket().shutdown(socket.SHUT_RDWR)
 
-    peer = Peer(make, cut=cut)
+    peer = Peer(make, cut=cut, send=lambda topic, payload: send(topic, payload))
     subscribed = threading.Event()
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     client.on_message = lambda _c, _d, message: peer.received.put((message.topic, message.payload))
     client.on_subscribe = lambda *_: subscribed.set()
     client.connect("127.0.0.1", port)
     client.loop_start()
+
+    def send(topic: str, payload: bytes) -> None:
+        client.publish(topic, payload, 1)
+
     client.subscribe("#", 1)
     assert subscribed.wait(TIMEOUT)
     yield peer
@@ -94,6 +115,32 @@ def mosquitto_peer(port: int) -> Iterator[Peer]:
         transport.close()
     client.disconnect()
     client.loop_stop()
+
+
+def greengrass_peer(nucleus: Ipc) -> Iterator[Peer]:
+    connections: list[Nucleus] = []
+
+    def make() -> Transport:
+        connections.append(Nucleus(Environment.read(nucleus.environment("device")), TIMEOUT))
+        connections[-1].connect()
+        return GreengrassTransport(GreengrassConfig(), connections[-1])
+
+    def cut() -> None:
+        nucleus.run(lambda: nucleus.server.disconnect("device"))
+
+    def send(topic: str, payload: bytes) -> None:
+        nucleus.run(lambda: nucleus.cloud.deliver(topic, payload))
+
+    there = Peer(make, cut=cut, send=send, will=False)
+
+    async def publish(call: Call) -> dict[str, Any]:
+        there.received.put((call.request["topicName"], base64.b64decode(call.request["payload"])))
+        return {}
+
+    nucleus.operations["PublishToIoTCore"] = publish
+    yield there
+    for connection in connections:
+        connection.close()
 
 
 def connect(peer: Peer) -> tuple[Transport, queue.SimpleQueue[Event]]:
@@ -129,9 +176,37 @@ def test_a_cut_connection_is_told_and_its_will_goes_out(peer: Peer) -> None:
     transport, events = connect(peer)
     peer.cut()
     assert isinstance(events.get(timeout=TIMEOUT), Lost)
-    assert peer.received.get(timeout=TIMEOUT) == (WILL.topic, WILL.payload)
+    if peer.will:
+        assert peer.received.get(timeout=TIMEOUT) == (WILL.topic, WILL.payload)
     with pytest.raises(Retryable):
         transport.publish("t/x", b"1")
+    transport.close()
+
+
+def test_what_is_subscribed_to_is_received(peer: Peer) -> None:
+    transport, events = connect(peer)
+    transport.subscribe("c/cmd/#")
+    received: Event | None = None
+    for _ in range(50):  # MQTT's subscription may take a moment
+        peer.send("c/cmd/ping", b"{}")
+        with contextlib.suppress(queue.Empty):
+            received = events.get(timeout=0.2)
+            break
+    assert received == Received("c/cmd/ping", b"{}")
+    transport.close()
+    with pytest.raises(Retryable):
+        transport.subscribe("c/cmd/#")
+
+
+def test_a_message_that_is_too_large_is_refused_and_the_connection_goes_on(peer: Peer) -> None:
+    transport, events = connect(peer)
+    refused = transport.publish("t/x", b"x" * (MESSAGE_MAX_BYTES + 1))
+    event = events.get(timeout=TIMEOUT)
+    assert isinstance(event, Refused)
+    assert (event.token, event.reason) == (refused, "too_large")
+    acked = transport.publish("t/y", b"2")
+    assert events.get(timeout=TIMEOUT) == Acked(acked)
+    assert peer.received.get(timeout=TIMEOUT) == ("t/y", b"2")
     transport.close()
 
 

@@ -185,3 +185,15 @@ def test_spool_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_schemas_are_published_as_the_code_has_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema", name]) == DONE
     assert (REPOSITORY / f"docs/contract/{name}.schema.json").read_text() == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "--greengrass", "device.yaml"]])
+def test_run_takes_a_file_or_a_nucleus(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == USAGE
+    assert "either CONFIG.yaml or --greengrass" in capsys.readouterr().err
+
+
+def test_the_greengrass_transport_is_for_a_component(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, "device: pi-1", "device: pi-1\ntransport: {type: greengrass}")
+    assert main(["run", str(config)]) == USAGE
+    assert "$.transport: The transport `greengrass` is for `lisiere run --greengrass`." in capsys.readouterr().err

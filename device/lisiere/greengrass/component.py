@@ -117,7 +117,8 @@ class Component:
                 return
             self._access = document.get("accessControl")
             own = own_part(document)
-            self._start(own, self._checked(own))
+            # Models are not looked at beforehand here: one bad model does not keep the others from running.
+            self._start(own, self._config(own))
             self._live()
         except NucleusLost:
             raise
@@ -148,10 +149,8 @@ class Component:
             log.warning("Changes of the configuration are not heard of. %s", error)
         return self._nucleus.configuration()
 
-    def _checked(self, own: dict[str, Any]) -> Config:
-        config = component_config(own, self._nucleus.environment.thing, self._folder)
-        check_models(config)
-        return config
+    def _config(self, own: dict[str, Any]) -> Config:
+        return component_config(own, self._nucleus.environment.thing, self._folder)
 
     def _start(self, own: dict[str, Any], config: Config) -> None:
         self._running = _Running(own, config, lambda ready: self._runtime(config, ready))
@@ -231,7 +230,8 @@ class Component:
             self._judge("")
             return
         try:
-            config = self._checked(own)
+            config = self._config(own)
+            check_models(config)
         except LisiereError as error:
             self._judge(str(error))
             return

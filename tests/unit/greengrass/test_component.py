@@ -29,6 +29,12 @@ NAME = "io.lisiere.EdgeInference"
 BASE = f"lisiere/v1/{THING}"
 
 
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes are gathered for a moment only."""
+    monkeypatch.setattr("lisiere.greengrass.component._DEBOUNCE_S", 0.05)
+
+
 @pytest.fixture(params=[CLASSIC, LITE], ids=["classic", "lite"])
 def flavour(request: pytest.FixtureRequest) -> Flavour:
     found: Flavour = request.param
@@ -199,6 +205,16 @@ def test_when_nothing_can_run_it_is_errored_with_the_reason(folder: Path, caplog
         assert nucleus.cloud.states == [(NAME, "ERRORED")]
     assert "labels.txt" in str(running.error)
     assert any("labels.txt" in record.message for record in caplog.records)
+
+
+def test_one_bad_model_does_not_keep_the_others_from_running(folder: Path) -> None:
+    (folder / "tide" / "model.onnx").write_bytes(b"tampered")
+    tide = {"name": "tide", "source": {"type": "csv", "path": "tide.csv"}, "model": "tide"}
+    with ipc() as nucleus, Running(nucleus, folder, configuration(tide, pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        assert nucleus.cloud.states == [(NAME, "RUNNING")]
+        wait(lambda: running.of("health"))
+    assert "model.onnx" in running.of("health")[0]["pipelines"]["tide"]["why"]
 
 
 def test_while_the_cloud_is_away_results_wait_and_then_arrive(nucleus: Ipc, folder: Path) -> None:

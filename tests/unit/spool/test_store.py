@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -236,3 +237,61 @@ def test_what_is_no_database_is_refused_and_named(config: SpoolConfig) -> None:
 def test_reading_where_there_is_no_spool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Permanent, match="no readable spool"):
         SpoolReader(tmp_path)
+
+
+def gaps(reader: SpoolReader) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(row.body) for row in reader.after(0, 1000) if row.kind == "gap"]
+
+
+def test_what_is_set_aside_goes_with_a_gap_record_for_each_reason(spool: Spool, reader: SpoolReader) -> None:
+    fill(spool, 6)
+    fill(spool, 2, "yard")
+    spool.set_aside([2, 3, 7], "too_large")
+    spool.set_aside([5], "refused")
+    spool.set_aside([99], "refused")
+    assert spool.flush(10)
+    large, refused = gaps(reader)
+    assert (large["reason"], large["ranges"]) == ("too_large", [[2, 3], [7, 7]])
+    assert large["counts"] == {"dock": 2, "yard": 1}
+    assert (refused["reason"], refused["ranges"]) == ("refused", [[5, 5]])
+    assert [row.seq for row in reader.after(0, 100)] == [1, 4, 6, 8, 9, 10]
+    assert spool.waiting == 6
+    assert spool.bytes_waiting == sum(len(row.body) for row in reader.after(0, 100))
+    assert reader.counts() == {"dock": Counts(6, 0, 3), "yard": Counts(2, 0, 1)}
+
+
+def test_a_gap_record_that_is_set_aside_makes_no_other(spool: Spool, reader: SpoolReader) -> None:
+    fill(spool, 1)
+    spool.set_aside([1], "too_large")
+    assert spool.flush(10)
+    spool.set_aside([2], "too_large")
+    assert spool.flush(10)
+    assert (spool.waiting, spool.bytes_waiting, reader.highest) == (0, 0, 2)
+
+
+def test_a_gap_with_many_holes_is_told_in_records_of_a_bounded_size(spool: Spool, reader: SpoolReader) -> None:
+    fill(spool, 500)
+    spool.set_aside(range(1, 500, 2), "refused")
+    assert spool.flush(10)
+    told = gaps(reader)
+    assert [len(one["ranges"]) for one in told] == [100, 100, 50]
+    assert [one["counts"] for one in told] == [{"dock": 100}, {"dock": 100}, {"dock": 50}]
+    assert [pair[0] for one in told for pair in one["ranges"]] == list(range(1, 500, 2))
+
+
+def test_what_is_set_aside_while_the_disk_refuses_is_set_aside_later(config: SpoolConfig) -> None:
+    spool = Spool(config, ManualClock())
+    fill(spool, 2)
+    other = sqlite3.connect(database_file(Path(config.path)), isolation_level=None)
+    other.execute("PRAGMA busy_timeout = 0")
+    spool._db.execute("PRAGMA busy_timeout = 0")
+    other.execute("BEGIN IMMEDIATE")
+    spool.set_aside([1], "refused")
+    assert not spool.flush(0.2)
+    other.execute("ROLLBACK")
+    other.close()
+    assert spool.flush(10)
+    reader = SpoolReader(Path(config.path))
+    assert [(row.seq, row.kind) for row in reader.after(0, 10)] == [(2, "result"), (3, "gap")]
+    reader.close()
+    spool.close()

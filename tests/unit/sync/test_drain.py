@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -226,3 +227,86 @@ def test_finishing_an_empty_spool_needs_no_connection(rig: Rig) -> None:
     rig.drain.finish()
     rig.drain.run()
     assert rig.broker.messages == []
+
+
+def test_a_message_that_is_too_large_is_told_in_a_gap_and_holds_nothing_up(rig: Rig) -> None:
+    rig.broker.max_bytes = 1000
+    rig.append(2)
+    rig.spool.append("dock", b'{"x":"%s"}' % (b"x" * 2000))
+    rig.append(2)
+    rig.start()
+    rig.wait(lambda: len(rig.broker.of(TOPICS.gap)) == 1)
+    rig.drain.finish()
+    rig.join()
+    assert [json.loads(message.payload)["seq"] for message in rig.broker.of(TOPICS.backlog("dock"))] == [1, 2, 4, 5]
+    gap = json.loads(rig.broker.of(TOPICS.gap)[0].payload)
+    assert (gap["reason"], gap["ranges"], gap["counts"]) == ("too_large", [[3, 3]], {"dock": 1})
+    assert rig.spool.waiting == 0
+
+
+def test_commands_are_asked_for_and_passed_on(rig: Rig) -> None:
+    heard: list[tuple[str, bytes]] = []
+    rig.drain._terms = dataclasses.replace(rig.drain._terms, received=lambda *message: heard.append(message))
+    rig.start()
+    rig.wait(lambda: bool(rig.broker.connections and rig.broker.connections[0].subscriptions))
+    (connection,) = rig.broker.connections
+    assert connection.subscriptions == ["lisiere/v1/pi-1/cmd/#"]
+    connection.receive("lisiere/v1/pi-1/cmd/ping", b"{}")
+    rig.append(1)
+    rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
+    assert heard == [("lisiere/v1/pi-1/cmd/ping", b"{}")]
+    rig.drain.stop()
+    rig.join()
+
+
+def test_where_commands_are_refused_results_are_delivered_all_the_same(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_transport: MemoryTransport, _topic: str) -> None:
+        raise Retryable("It is not allowed.")
+
+    monkeypatch.setattr(MemoryTransport, "subscribe", refuse)
+    rig.append(1)
+    rig.start()
+    rig.wait(lambda: len(rig.broker.of(TOPICS.backlog("dock"))) == 1)
+    rig.drain.finish()
+    rig.join()
+    assert "Commands cannot be received. It is not allowed." in caplog.text
+
+
+def test_it_is_connected_once_its_birth_is_acknowledged(rig: Rig) -> None:
+    rig.broker.acknowledging = False
+    rig.start()
+    rig.wait(lambda: len(rig.broker.of(TOPICS.status)) == 1)
+    assert not rig.drain.connected
+    rig.broker.acknowledging = True
+    rig.broker.connections[0].acknowledge_all()
+    rig.append(1)
+    rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
+    assert rig.drain.connected
+    rig.drain.stop(farewell=False)
+    rig.join()
+    assert len(rig.broker.of(TOPICS.status)) == 1
+
+
+def test_a_renewed_connection_is_a_new_one(rig: Rig) -> None:
+    rig.start()
+    rig.wait(lambda: len(rig.broker.of(TOPICS.status)) == 1)
+    rig.drain.renew()
+    rig.join()
+    assert "renewed" in str(rig.error)
+
+
+def test_results_of_a_pipeline_leave_in_the_form_of_awss_sample(rig: Rig) -> None:
+    rig.drain._terms = dataclasses.replace(rig.drain._terms, aws_topics={"dock": "ml/dlr/x"})
+    body = {"ts": "2026-01-31T07:36:16.123Z", "result": {"top": [{"label": "7", "score": 0.981}]}}
+    rig.spool.append("dock", json.dumps(body).encode())
+    rig.append(1, "yard")
+    rig.start()
+    rig.wait(lambda: len(rig.broker.of("ml/dlr/x")) == 1 and len(rig.broker.of(TOPICS.backlog("yard"))) == 1)
+    rig.drain.finish()
+    rig.join()
+    assert rig.spool.waiting == 0
+    assert rig.broker.of(TOPICS.backlog("dock")) == []
+    message = json.loads(rig.broker.of("ml/dlr/x")[0].payload)
+    assert message["inference-results"] == [{"Label": "7", "Score": "0.981"}]
