@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
@@ -38,25 +37,20 @@ class ConfigurationOperations:
 
     async def _update(self, call: Call) -> dict[str, Any]:
         _, path = _asked(call)
-        value = call.request.get("valueToMerge")
-        timestamp = call.request.get("timestamp", time.time())
-        if "valueToMerge" not in call.request:
-            raise IpcError("InvalidArgumentsError", "UpdateConfiguration lacks valueToMerge.")
+        value, timestamp = call.request.get("valueToMerge"), call.request.get("timestamp")
+        if not isinstance(value, dict):
+            raise IpcError("InvalidArgumentsError", "UpdateConfiguration takes a mapping as valueToMerge.")
         if not isinstance(timestamp, int | float) or isinstance(timestamp, bool):
-            raise IpcError("InvalidArgumentsError", "UpdateConfiguration's timestamp must be Unix time in seconds.")
-        if not path and not isinstance(value, dict):
-            raise IpcError("InvalidArgumentsError", "UpdateConfiguration without keyPath must merge a mapping.")
-        if _PROTECTED in (path[:1] or value or ()):
-            raise IpcError(
-                "InvalidArgumentsError", f"A component cannot change its own {_PROTECTED}; a deployment can."
-            )
-        if path and isinstance(value, dict) and set(value) == {path[-1]} and self._is_leaf(call.component, path):
-            # The SDK takes mappings alone, so a leaf comes as GetConfiguration gave it: in one with its own key.
-            value = value[path[-1]]
+            raise IpcError("InvalidArgumentsError", "UpdateConfiguration takes Unix time in seconds as timestamp.")
+        if _PROTECTED in (path[:1] or value):
+            raise IpcError("InvalidArgumentsError", f"A component cannot change its {_PROTECTED}; a deployment can.")
+        if self._is_leaf(call.component, path):
+            where = f"/{'/'.join(path)}"
+            raise IpcError("InvalidArgumentsError", f"{where} is no mapping; keyPath must name the one that has it.")
         self._check_size(call.component, path, value)
         if self._store.merge(call.component, path, value, float(timestamp)):
             raise IpcError(
-                "ConflictError",
+                "FailedUpdateConditionCheckError",
                 f"/{'/'.join(path)} of {call.component} was set later than this update's timestamp, so it stays.",
             )
         return {}
