@@ -15,11 +15,11 @@ while read -r what group; do
   for one in $groups; do [ "$one" = "$group" ] || left="$left $one"; done
   groups=$left
 done
-for one in $groups; do kill -TERM -- "-$one" 2>/dev/null; done
+for one in $groups; do kill -s TERM -- "-$one" 2>/dev/null; done
 turn=0
 for one in $groups; do
-  while [ "$turn" -lt 50 ] && kill -0 -- "-$one" 2>/dev/null; do sleep 0.1; turn=$((turn + 1)); done
-  kill -KILL -- "-$one" 2>/dev/null
+  while [ "$turn" -lt 50 ] && kill -s 0 -- "-$one" 2>/dev/null; do sleep 0.1; turn=$((turn + 1)); done
+  kill -s KILL -- "-$one" 2>/dev/null
 done
 """
 _STOP_S = 10.0

@@ -1,0 +1,173 @@
+"""`lisiere nucleus` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lisiere.cli import main
+from lisiere.errors import ConfigError
+from lisiere_sim.nucleus import registry
+from lisiere_sim.nucleus.flavour import CLASSIC
+from lisiere_sim.nucleus.recipe import read_recipe
+from lisiere_sim.nucleus.service import environment, read_updates, roots_of, versions
+from support.nuclei import A, B, write_recipe
+
+FOREVER = "exec sleep 600"
+LIMIT_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The list of running nuclei is this test's own, and so is logging, which `main` sets up."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a nucleus and wait until its component runs."""
+    command = [sys.executable, "-m", "lisiere", "nucleus", "run", "--root", str(folder / "root"), *arguments]
+    with (folder / "nucleus.log").open("ab") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log)
+    until = time.monotonic() + LIMIT_S
+    while f"{A} 1.0.0: STARTING -> RUNNING" not in (folder / "nucleus.log").read_text():
+        assert child.poll() is None, (folder / "nucleus.log").read_text()
+        assert time.monotonic() < until, (folder / "nucleus.log").read_text()
+        time.sleep(0.02)
+    return child
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(["nucleus", *arguments]) == code
+    out = capsys.readouterr()
+    return out.out + out.err
+
+
+def test_a_whole_day_of_a_nucleus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = "echo hello {configuration:/name}; echo $$ > pid; " + FOREVER
+    write_recipe(tmp_path / "r", defaults={"name": "world"}, lifecycle={"install": "echo installed", "run": script})
+    me = psutil.Process().username()
+    first = start(tmp_path, "--recipe", str(tmp_path / "r"), "--component-user", me)
+    try:
+        table = said(capsys, "status")
+        assert f"root    {tmp_path}/root" in table
+        assert "IoT Core connected: 0 published" in table
+        assert [line.split()[:3] for line in table.splitlines()[-2:]] == [
+            ["component", "version", "state"],
+            [A, "1.0.0", "RUNNING"],
+        ]
+        assert json.loads(said(capsys, "status", "--json"))["components"][0]["restarts"] == 0
+        assert "stdout: hello world" in said(capsys, "logs", A)
+        assert f"{A} 1.0.0: STARTING -> RUNNING" in said(capsys, "logs")
+        assert f"There is no log of {B} yet; there are: {A}" in said(capsys, "logs", B, code=2)
+        said(capsys, "offline")
+        assert "IoT Core offline, as it was told" in said(capsys, "status")
+        said(capsys, "online")
+        (tmp_path / "update.yaml").write_text(f"{A}: {{MERGE: {{name: moon}}}}")
+        assert said(capsys, "deploy", "--configuration", str(tmp_path / "update.yaml")) == "SUCCEEDED\n"
+        assert "stdout: hello moon" in said(capsys, "logs", "-n", "1", A)
+        write_recipe(tmp_path / "r", B, lifecycle={"run": "echo no; exit 9"})
+        asked = ["deploy", f"{B}=1.0.0", "--recipe", str(tmp_path / "r")]
+        assert "ROLLED_BACK: com.example.B 1.0.0 is BROKEN" in said(capsys, *asked, code=1)
+        assert "There is no recipe of com.example.C 1.0.0" in said(capsys, "deploy", "com.example.C=1.0.0", code=2)
+        # Killed, it takes its component with it; the next one brings it back.
+        pid = int((tmp_path / "root" / "work" / A / "pid").read_text())
+        first.send_signal(signal.SIGKILL)
+        first.wait(LIMIT_S)
+        until = time.monotonic() + LIMIT_S
+        while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie":
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        first.kill()
+        first.wait()
+    (tmp_path / "nucleus.log").unlink()
+    second = start(tmp_path, "--component-user", me)
+    try:
+        output = said(capsys, "logs", A)
+        assert output.count("hello moon") == 2
+        assert output.count("installed") == 1
+        said(capsys, "stop", A)
+        assert "It was stopped." in said(capsys, "status")
+        said(capsys, "restart", A)
+        said(capsys, "stop")
+        assert second.wait(LIMIT_S) == 0
+    finally:
+        second.kill()
+        second.wait()
+    assert "No nucleus of yours runs" in said(capsys, "status", code=2)
+    assert not (tmp_path / "root" / "ipc.socket").exists()
+
+
+def test_a_recipe_that_is_wrong_ends_the_run_with_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_recipe(tmp_path / "r", lifecycle={"Run": "x"})
+    text = said(capsys, "run", "--recipe", str(file), "--root", str(tmp_path / "root"), "--env", "A=1", code=2)
+    assert "$.Manifests[0].Lifecycle.Run: There is no such key; did you mean `run`?" in text
+    text = said(capsys, "run", "--deploy", f"{A}=1.0.0", "--root", str(tmp_path / "root"), code=2)
+    assert "give --recipe" in text
+
+
+@pytest.mark.parametrize("command", ["", "run", "deploy", "logs", "status", "stop", "restart", "offline", "log-ipc"])
+def test_help_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["nucleus", *([command] if command else []), "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--root" in text or "lisiere nucleus status" in text
+    if command in ("", "run", "deploy", "logs"):
+        assert text.count("  lisiere nucleus") >= 3
+
+
+def test_roots_are_what_nobody_needs_in_the_highest_version(tmp_path: Path) -> None:
+    files = [
+        write_recipe(tmp_path, A, "1.9.0", needs={B: "*"}, lifecycle={"run": "x"}),
+        write_recipe(tmp_path, A, "1.10.0", needs={B: "*"}, lifecycle={"run": "x"}),
+        write_recipe(tmp_path, B, lifecycle={"run": "x"}),
+    ]
+    assert roots_of([read_recipe(file, CLASSIC) for file in files]) == {A: "1.10.0"}
+
+
+def test_arguments_that_are_wrong_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNOWN", "yes")
+    assert environment(["KNOWN", "A=b=c", "EMPTY="]) == {"KNOWN": "yes", "A": "b=c", "EMPTY": ""}
+    monkeypatch.delenv("KNOWN")
+    with pytest.raises(ConfigError, match="no variable 'KNOWN'"):
+        environment(["KNOWN"])
+    assert versions([f"{A}=1.0.0"]) == {A: "1.0.0"}
+    with pytest.raises(ConfigError, match="not of the form NAME=VERSION"):
+        versions([A])
+    file = tmp_path / "update.yaml"
+    for text, path in (("[]", "--configuration"), (f"{A}: {{Merge: {{}}}}", f"$[{A}]"), (f"{A}: {{reset: /x}}", "")):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            read_updates(file)
+        assert caught.value.path.startswith(path)
+
+
+def test_the_only_nucleus_that_runs_is_found_and_one_of_two_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No nucleus of yours runs"):
+        registry.find_root(None)
+    with registry.entry(tmp_path / "one"):
+        assert registry.find_root(None) == tmp_path / "one"
+        with subprocess.Popen(["sleep", "600"]) as other:
+            place = next((tmp_path / "run").iterdir()) / str(other.pid)
+            place.write_text(str(tmp_path / "two"))
+            with pytest.raises(ConfigError, match="2 nuclei run; say which"):
+                registry.find_root(None)
+            assert registry.find_root(tmp_path / "two") == tmp_path / "two"
+            other.kill()
+        assert registry.find_root(None) == tmp_path / "one"
