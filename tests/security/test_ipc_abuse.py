@@ -255,6 +255,51 @@ def test_connections_are_bounded() -> None:
             pass
 
 
+def test_one_component_does_not_take_all_connections() -> None:
+    with ipc(limits=Limits(each=1, linger_s=0.05)) as nucleus, unnoticed(nucleus), Raw(nucleus, "a"):
+        with Raw(nucleus) as second:
+            second.send(hello(nucleus.token("a")))
+            assert second.next() == frames.Frame(frames.CONNECT_ACK, 0, 0, {}, b"")
+            assert "1 connections of a" in records(nucleus, "refused")[0]
+        with Raw(nucleus, "b"):
+            pass
+
+
+def test_who_shows_no_token_does_not_take_all_connections() -> None:
+    with ipc(limits=Limits(strangers=1, linger_s=0.05)) as nucleus, unnoticed(nucleus), Raw(nucleus) as first:
+        until(lambda: len(nucleus.server.connections) == 2)
+        with Raw(nucleus) as second:
+            assert second.next() is None
+        assert "1 clients" in records(nucleus, "refused")[0]
+        first.send(hello(nucleus.token("a")))
+        assert first.next() == frames.Frame(frames.CONNECT_ACK, frames.ACCEPTED, 0, {}, b"")
+        with Raw(nucleus, "b"):
+            pass
+
+
+def test_a_subscription_that_is_flooded_before_it_is_answered_is_cut_off() -> None:
+    async def flooded(call: Call) -> dict[str, Any]:
+        for _ in range(1001):
+            call.stream.send("SubscriptionResponseMessage", {})
+        return {}
+
+    with ipc(more={"SubscribeToTopic": flooded}) as nucleus, unnoticed(nucleus), Raw(nucleus, "a") as raw:
+        raw.call("SubscribeToTopic", 1)
+        assert raw.next() is None
+        assert "1000 events" in records(nucleus, "disconnected")[0]
+
+
+def test_names_that_a_client_makes_up_do_not_fill_the_journal() -> None:
+    from lisiere_sim.nucleus.ipc.journal import Journal
+
+    journal = Journal()
+    for number in range(6000):
+        journal.record("a", f"Made{number}", "", "ServiceError", "x" * 5000)
+    assert len(journal.counts) == 5001
+    assert journal.counts["a", "other", "ServiceError"] == 1000
+    assert len(journal.entries[-1].reason) == 2000
+
+
 def test_streams_are_bounded() -> None:
     with ipc(limits=Limits(streams=2)) as nucleus, unnoticed(nucleus) as other:
         _, first = other.subscribe_to_configuration_update(on_stream_event=print)

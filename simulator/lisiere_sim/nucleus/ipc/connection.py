@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "aws.greengrass#"
 _VERSION = "0.1.0"
+_EARLY_MAX = 1000
 # Who has not shown a token may send this much; a connect message is about 100 bytes.
 _FRAME_MAX_UNKNOWN = 4096
 # What a client may hold back, half of a frame, beyond the payload that is allowed.
@@ -45,6 +46,8 @@ class OpenStream:
             return
         if not self._answered:
             self._early.append((shape, body))
+            if len(self._early) > _EARLY_MAX:
+                self._connection.cut_off(f"{_EARLY_MAX} events came before the response to the subscription.")
             return
         self._connection.write(frames.MESSAGE, 0, self._number, shape, _encoder.encode(body))
 
@@ -97,8 +100,13 @@ class Connection(asyncio.Protocol):
         """Begin to wait for the client's token."""
         self._transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
+        reason = ""
         if len(self._server.connections) > self._limits.connections:
-            self._record("refused", f"{self._limits.connections} connections are open already.")
+            reason = f"{self._limits.connections} connections are open already."
+        elif self._count(None) > self._limits.strangers:
+            reason = f"{self._limits.strangers} clients have connected and not shown a token yet."
+        if reason:
+            self._record("refused", reason)
             self.end()
             return
         self._timer = asyncio.get_running_loop().call_later(self._limits.connect_s, self._too_slow)
@@ -135,6 +143,12 @@ class Connection(asyncio.Protocol):
         self._transport.close()
         asyncio.get_running_loop().call_later(self._limits.linger_s, self._transport.abort)
 
+    def cut_off(self, reason: str) -> None:
+        """End the connection at once, with what waits to be sent."""
+        self._record("disconnected", reason)
+        self._ending = True
+        self._transport.abort()
+
     def write(self, kind: int, flags: int, stream: int, shape: str, body: bytes) -> None:
         """Send one message with a body in JSON."""
         headers = {":content-type": "application/json", "service-model-type": _PREFIX + shape}
@@ -146,9 +160,7 @@ class Connection(asyncio.Protocol):
             return
         self._transport.write(data)
         if self._transport.get_write_buffer_size() > self._limits.unsent:
-            self._record("disconnected", f"It left more than {self._limits.unsent} bytes unread.")
-            self._ending = True
-            self._transport.abort()
+            self.cut_off(f"It left more than {self._limits.unsent} bytes unread.")
 
     # The protocol.
 
@@ -181,6 +193,8 @@ class Connection(asyncio.Protocol):
             self.component = self._server.authenticate(token)
             if self.component is None:
                 reason = "The token (SVCUID) is not one of this nucleus; it may be from before a restart."
+            elif self._count(self.component) > self._limits.each:
+                reason = f"{self._limits.each} connections of {self.component} are open already."
         if reason:
             self._record("refused", reason)
             self._send(frames.encode(frames.CONNECT_ACK, 0, 0))
@@ -189,6 +203,9 @@ class Connection(asyncio.Protocol):
         self._decoder.frame_max = max(self._server.flavour.ipc_payload_max * 3 // 2, 64 * 1024) + _FRAME_MARGIN
         self._record("ok")
         self._send(frames.encode(frames.CONNECT_ACK, frames.ACCEPTED, 0))
+
+    def _count(self, component: str | None) -> int:
+        return sum(1 for one in self._server.connections if one.component == component)
 
     def _message(self, frame: Frame) -> None:
         open_stream = self._streams.get(frame.stream)

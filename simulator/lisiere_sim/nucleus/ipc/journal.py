@@ -10,6 +10,8 @@ from typing import Any
 
 _KEPT = 1000
 _LINES_PER_MINUTE = 30
+_REASON_MAX = 2000
+_COUNTED = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,11 @@ class Journal:
 
     def record(self, component: str, operation: str, resource: str, outcome: str = "ok", reason: str = "") -> None:
         """Add one entry."""
-        entry = Entry(self._clock(), component, operation, resource, outcome, reason)
+        entry = Entry(self._clock(), component, operation, resource, outcome, reason[:_REASON_MAX])
         self.entries.append(entry)
-        self.counts[component, operation, outcome] += 1
+        # Clients make up names of operations; beyond some they are counted together.
+        key = (component, operation, outcome)
+        self.counts[key if key in self.counts or len(self.counts) < _COUNTED else (component, "other", outcome)] += 1
         if self._log is not None and (self.verbose or (outcome != "ok" and self._may_log(entry))):
             self._log(entry.line())
 

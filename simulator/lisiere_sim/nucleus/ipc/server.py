@@ -7,7 +7,6 @@ import socket as sockets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lisiere.errors import ConfigError
 from lisiere_sim.nucleus.flavour import Flavour
@@ -17,6 +16,8 @@ from lisiere_sim.nucleus.ipc.journal import Journal
 
 # What a Unix socket's address can hold, without the byte that ends it.
 _PATH_MAX = 107
+# For the calls that are under way to heed that they are cancelled.
+_STOP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Limits:
     """What clients may take.
 
     Attributes:
-        connections: clients at once.
+        connections: clients at once; `each` of one component, and `strangers` that have not shown a token yet, so
+            that neither leaves no room for the others.
         streams: open streams of one connection, subscriptions and calls under way together.
         calls: calls of one connection under way; more are not read before these are answered.
         unsent: bytes that wait for one client to read them; one that lets more gather is disconnected.
@@ -32,7 +34,9 @@ class Limits:
         linger_s: seconds that a client which is shown the door may take to read why.
     """
 
-    connections: int = 256
+    connections: int = 512
+    each: int = 128
+    strangers: int = 128
     streams: int = 1024
     calls: int = 256
     unsent: int = 16 * 1024 * 1024
@@ -96,7 +100,7 @@ class IpcServer:
         for connection in list(self.connections):
             connection.end()
         if gone:
-            await asyncio.wait(gone)
+            await asyncio.wait(gone, timeout=_STOP_S)
         self.socket.unlink(missing_ok=True)
 
     def disconnect(self, component: str) -> None:
@@ -104,17 +108,10 @@ class IpcServer:
         for connection in [one for one in self.connections if one.component == component]:
             connection.end()
 
-    def describe(self) -> dict[str, Any]:
-        """Return how many connections each component has."""
-        counts: dict[str, int] = {}
-        for connection in self.connections:
-            name = connection.component or "(not connected yet)"
-            counts[name] = counts.get(name, 0) + 1
-        return counts
-
 
 def _answers(path: str) -> bool:
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
         try:
             probe.connect(path)
         except OSError:
