@@ -139,7 +139,7 @@ class GreengrassDevice:
         if time.monotonic() - self._asked_at < _STATUS_EVERY_S:
             return
         self._asked_at = time.monotonic()
-        for component in self._status().get("components", []):
+        for component in self.components():
             if component["name"] == COMPONENT and component["state"] == "BROKEN":
                 raise Permanent(f"The component is BROKEN: {component['why']}{self.last_words()}")
 
@@ -157,17 +157,18 @@ class GreengrassDevice:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
-    def _status(self) -> dict[str, Any]:
+    def components(self) -> list[dict[str, Any]]:
+        """Return what the nucleus says of its components; nothing while it does not answer."""
         from lisiere_sim.nucleus.control import ask
         from lisiere_sim.nucleus.layout import Layout
 
         layout = Layout(self._root)
         layout.find_sockets()
         try:
-            answer: dict[str, Any] = ask(layout.control, {"do": "status"}, _STATUS_S)
+            found: list[dict[str, Any]] = ask(layout.control, {"do": "status"}, _STATUS_S)["components"]
         except LisiereError:
-            return {}  # it is just starting or stopping
-        return answer
+            return []  # it is just starting or stopping
+        return found
 
     def _pids(self) -> list[int]:
         """The leaders of the component's process groups, as the nucleus has written them down, that still run."""

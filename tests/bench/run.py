@@ -1,4 +1,4 @@
-"""`make bench`: what the runtime costs, as ratios against a named alternative, in one run; then the compiler.
+"""`make bench`: what the runtime and the laptop nucleus cost, in one run; then the compiler.
 
 Each comparison alternates its two sides round by round, so that a noisy machine is unfair to neither, and reports
 the median of the rounds' ratios. The figures go to bench/results.json, which git does not keep.
@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ import numpy as np
 import psutil
 import yaml
 
-from bench import compiled
+from bench import compiled, nucleus
+from bench.outcome import Outcome
 from lisiere import health
 from lisiere.backends import open_model
 from lisiere.clock import SystemClock
@@ -37,19 +37,8 @@ from lisiere.values import Frame, Reading
 from lisiere_compile.bench.rounds import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PARTS = ("runtime", "nucleus", "compiler")
 ROW = json.dumps({"x": "y" * 980}).encode()  # 1 kB
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One figure: what, against what, how it came out, and the target."""
-
-    name: str
-    against: str
-    value: float
-    unit: str
-    target: str
-    holds: bool
 
 
 class InMemory:
@@ -70,27 +59,34 @@ def main() -> int:
     """Run every benchmark, print the table, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="which parts; all without it")
     parser.add_argument("--json", type=Path, default=REPOSITORY / "bench" / "results.json")
     args = parser.parse_args()
-    artifact = next((REPOSITORY / "build" / "models").glob("digits-*/manifest.yaml")).parent
     # On the disk that the project lies on: a temporary folder may be in memory, where a sync costs nothing.
     (REPOSITORY / "bench").mkdir(exist_ok=True)
+    outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(dir=REPOSITORY / "bench") as folder:
         work = Path(folder)
-        outcomes = [
-            overhead(open_package(artifact), args.rounds, work),
-            *spool(args.rounds, work),
-            memory(artifact, work),
-        ]
+        if "runtime" in args.only:
+            artifact = next((REPOSITORY / "build" / "models").glob("digits-*/manifest.yaml")).parent
+            outcomes += [
+                overhead(open_package(artifact), args.rounds, work),
+                *spool(args.rounds, work),
+                memory(artifact, work),
+            ]
+        if "nucleus" in args.only:
+            outcomes += nucleus.run(args.rounds, work, REPOSITORY / "build" / "models")
     for outcome in outcomes:
         verdict = "holds" if outcome.holds else "DOES NOT HOLD"
-        print(f"{outcome.name:<34}{outcome.value:>9.3g} {outcome.unit:<6} {outcome.target:<10} {verdict}")
+        print(f"{outcome.name:<42}{outcome.value:>9.3g} {outcome.unit:<6} {outcome.target:<10} {verdict}")
         print(f"    against {outcome.against}")
     print()
-    compiler = compiled.run([], Plan(), lambda text: print(text, file=sys.stderr, flush=True))
+    measured = {}
+    if "compiler" in args.only:
+        measured = compiled.run([], Plan(), lambda text: print(text, file=sys.stderr, flush=True))
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(
-        json.dumps({"outcomes": [vars(outcome) for outcome in outcomes], "compiler": compiler}, indent=2)
+        json.dumps({"outcomes": [vars(outcome) for outcome in outcomes], "compiler": measured}, indent=2)
     )
     return 0
 

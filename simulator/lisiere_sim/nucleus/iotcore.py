@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from lisiere.errors import Retryable
+from lisiere.health import worth_logging
 from lisiere_sim.broker import Address
 from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.limits import Bucket, Limits, Refused, covers
@@ -66,6 +67,7 @@ class IotCore:
 
     Attributes:
         counters: what happened; read them at any time.
+        upstream: the filters that are subscribed to at the broker.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class IotCore:
         self._link: Connection | None = None
         self._under_way: dict[int, _UnderWay] = {}
         self._subscriptions = Subscriptions()
+        self.upstream: Set[str] = self._subscriptions.upstream
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wanted = asyncio.Event()
         self._attempted = asyncio.Event()
@@ -104,11 +107,6 @@ class IotCore:
     def held(self) -> int:
         """How many publishes wait in the spooler or for their acknowledgement."""
         return len(self._spooler) + len(self._under_way)
-
-    @property
-    def upstream(self) -> frozenset[str]:
-        """The filters that are subscribed to at the broker."""
-        return frozenset(self._subscriptions.upstream)
 
     def status(self) -> dict[str, Any]:
         """Return the counters and the state, as `lisiere nucleus status` shows them."""
@@ -223,7 +221,8 @@ class IotCore:
 
     def _refuse(self, refusal: Refused) -> None:
         self.counters.refused[refusal.reason] += 1
-        _log.info("IoT Core refuses (%s): %s", refusal.reason, refusal)
+        if worth_logging(count := self.counters.refused[refusal.reason]):
+            _log.info("IoT Core refuses (%s, %d so far): %s", refusal.reason, count, refusal)
 
     # What classic does: store, and send as the connection, the window and the rate allow.
 

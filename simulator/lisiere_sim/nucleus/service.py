@@ -23,6 +23,7 @@ from lisiere_sim.nucleus.administration import update
 from lisiere_sim.nucleus.deployments import ConfigurationUpdate, Deployment
 from lisiere_sim.nucleus.flavour import FLAVOURS
 from lisiere_sim.nucleus.ipc.secrets import read_secrets
+from lisiere_sim.nucleus.limits import UNLIMITED, Limits
 from lisiere_sim.nucleus.nucleus import Nucleus, Options
 from lisiere_sim.nucleus.processes import User, find_user, own_user
 from lisiere_sim.nucleus.recipe import Recipe
@@ -41,7 +42,15 @@ def run(args: argparse.Namespace) -> int:
     with _root(args) as root:
         settings = Settings(args.thing, args.region, component_user(args.component_user), environment(args.env))
         secrets = read_secrets(args.secrets) if args.secrets else []
-        options = Options(root, FLAVOURS[args.flavour], args.broker, settings, log_ipc=args.log_ipc, secrets=secrets)
+        options = Options(
+            root,
+            FLAVOURS[args.flavour],
+            args.broker,
+            settings,
+            limits=UNLIMITED if args.no_limits else Limits(),
+            log_ipc=args.log_ipc,
+            secrets=secrets,
+        )
         return asyncio.run(_serve(options, args))
 
 
