@@ -158,7 +158,7 @@ class GreengrassConfig(_Part, tag="greengrass", frozen=True, kw_only=True):
     """Through the Greengrass nucleus, by `lisiere run --greengrass` alone.
 
     Attributes:
-        window: how many messages may be under way at once.
+        window: how many messages may be under way at once. Nucleus lite refuses the eleventh of all its components.
         ack_timeout_s: the nucleus taking longer to answer means that it is gone.
         max_bytes: a result whose message is larger is set aside with a gap record. Unset: 131,072, which is AWS IoT
             Core's limit, and with nucleus lite what fits into 10,000 bytes once it is base64 in JSON.
@@ -166,7 +166,7 @@ class GreengrassConfig(_Part, tag="greengrass", frozen=True, kw_only=True):
         publish_locally: whether results also go to the device's other components, by PublishToTopic on their topics.
     """
 
-    window: Annotated[int, Meta(ge=1, le=100)] = 16
+    window: Annotated[int, Meta(ge=1, le=100)] = 8
     ack_timeout_s: Seconds = 20.0
     max_bytes: Annotated[int, Meta(ge=1000, le=131_072)] | None = None
     reconnect_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0

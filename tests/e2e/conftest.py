@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support import REPOSITORY
+from support import REPOSITORY, cross_tools
+from support.components import clone, finish, start
+from support.once import made_once
 
 SAMPLES = ("digits", "pump", "co2")
 
@@ -27,3 +29,18 @@ def sample_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two trees with what was built in each, at the same time."""
+    cross_tools("aarch64")
+    cross_tools("armv7l")
+
+    def make(folder: Path) -> None:
+        trees = [clone(folder / "one", 0, 0o644), clone(folder / "another-one", 1e7, 0o600)]
+        for process in [start(tree) for tree in trees]:
+            finish(process)
+
+    folder = made_once(tmp_path_factory, "component-builds", make)
+    return [folder / "one", folder / "another-one"]

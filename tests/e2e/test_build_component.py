@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -16,46 +12,8 @@ import yaml
 
 import lisiere
 from lisiere.models import open_package
-from support import REPOSITORY, cross_tools
-from support.once import made_once
-
-NAME = "io.lisiere.EdgeInference"
-# What a clone has that the build reads.
-TREE = (".gitignore", "LICENSE", "README.md", "pyproject.toml", "recipe.yaml", "gdk-config.json")
-FOLDERS = ("components", "compile", "device", "models", "requirements", "scripts", "simulator")
-
-
-def clone(into: Path, age_s: float, mode: int) -> Path:
-    """Another checkout of this tree: at another place, of another time, with another umask."""
-    into.mkdir()
-    for name in TREE:
-        shutil.copy(REPOSITORY / name, into / name)
-    for name in FOLDERS:
-        left_out = shutil.ignore_patterns("__pycache__", "greengrass-build")
-        shutil.copytree(REPOSITORY / name, into / name, ignore=left_out)
-    for file in into.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
-            os.utime(file, (time.time() - age_s,) * 2)
-    return into
-
-
-def start(tree: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Begin to build as the wrapper does, with the code of that tree."""
-    path = os.pathsep.join(str(tree / name) for name in ("device", "compile", "simulator"))
-    return subprocess.Popen(
-        [sys.executable, str(tree / "scripts" / "build_component.py"), *arguments],
-        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    said, complaint = process.communicate(timeout=300)
-    assert process.returncode == 0, complaint
-    return said
+from support import REPOSITORY
+from support.components import NAME, archive, compiled, finish, start
 
 
 def digests(build: Path) -> dict[str, str]:
@@ -64,25 +22,6 @@ def digests(build: Path) -> dict[str, str]:
         for file in sorted(build.rglob("*"))
         if file.is_file()
     }
-
-
-@pytest.fixture(scope="session")
-def builds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two trees with what was built in each, at the same time."""
-    cross_tools("aarch64")
-    cross_tools("armv7l")
-
-    def make(folder: Path) -> None:
-        trees = [clone(folder / "one", 0, 0o644), clone(folder / "another-one", 1e7, 0o600)]
-        for process in [start(tree) for tree in trees]:
-            finish(process)
-
-    folder = made_once(tmp_path_factory, "component-builds", make)
-    return [folder / "one", folder / "another-one"]
-
-
-def archive(tree: Path) -> Path:
-    return tree / "greengrass-build" / "artifacts" / NAME / lisiere.__version__ / f"{NAME}.zip"
 
 
 def test_two_clones_give_the_same_bytes(builds: list[Path]) -> None:
@@ -136,15 +75,6 @@ def test_gdk_finds_its_bucket_and_nothing_else_to_fill_in(builds: list[Path]) ->
     for manifest in recipe["Manifests"]:
         (artifact,) = manifest["Artifacts"]
         assert artifact["Uri"] == f"s3://BUCKET_NAME/{NAME}/{lisiere.__version__}/{NAME}.zip"
-
-
-def compiled(build: Path, into: Path) -> Path:
-    """The models of a build, as `--models` takes them."""
-    with zipfile.ZipFile(archive(build)) as outer:
-        outer.extractall(into)
-    for architecture, target in (("aarch64", "aarch64"), ("amd64", "x86_64"), ("arm", "rasp3b")):
-        (into / "sample" / architecture).rename(into / f"digits-{target}")
-    return into
 
 
 def test_a_model_component_has_an_archive_for_each_architecture(builds: list[Path], tmp_path: Path) -> None:
