@@ -111,6 +111,13 @@ def _add_run(commands: Any) -> None:
         help="an environment variable that components get, too; without a value, this shell's",
     )
     run.add_argument(
+        "--settle",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long new components must stay up for a deployment to have succeeded (2)",
+    )
+    run.add_argument(
         "--secrets", type=Path, metavar="FILE", help="what GetSecretValue gives: YAML with a list `secrets`"
     )
     run.add_argument("--no-limits", action="store_true", help="let pass what AWS IoT Core would refuse or discard")

@@ -193,7 +193,7 @@ class Component:
             try:
                 if await self._attempt():
                     return
-            except (_Failed, ConfigError) as error:
+            except (_Failed, ConfigError, OSError) as error:
                 if await self._failed(str(error)):
                     return
                 self.restarts += 1

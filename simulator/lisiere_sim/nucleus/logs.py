@@ -20,6 +20,8 @@ FILE_BYTES = 10 * 1024 * 1024
 class LogFile:
     """Appends lines to a file, which is renamed to `NAME.1` when it is full: two files' worth are kept.
 
+    What the disk does not take is lost, and the next line that it takes says how much that was.
+
     Args:
         size: bytes at which it is full.
     """
@@ -27,18 +29,28 @@ class LogFile:
     def __init__(self, file: Path, size: int = FILE_BYTES) -> None:
         self._file = file
         self._size = size
-        self._stream = file.open("ab")
+        self._stream = file.open("ab", buffering=0)
+        self._lost = 0
+        self._why = ""
 
     def write(self, kind: str, lines: list[bytes]) -> None:
         """Append lines, each with the time (UTC) and where it comes from."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         head = f"{now} {kind}: ".encode()
-        self._stream.write(b"".join(head + line + b"\n" for line in lines))
-        self._stream.flush()
-        if self._stream.tell() >= self._size:
-            self._stream.close()
-            self._file.replace(self._file.with_name(f"{self._file.name}.1"))
-            self._stream = self._file.open("ab")
+        text = b"".join(head + line + b"\n" for line in lines)
+        if self._lost:
+            text = f"{now} nucleus: {self._lost} lines before this one were lost: {self._why}\n".encode() + text
+        try:
+            self._stream.write(text)
+            if self._stream.tell() >= self._size:
+                self._stream.close()
+                self._file.replace(self._file.with_name(f"{self._file.name}.1"))
+                self._stream = self._file.open("ab", buffering=0)
+        except OSError as error:
+            self._lost += len(lines)
+            self._why = error.strerror or repr(error)
+        else:
+            self._lost = 0
 
     def close(self) -> None:
         """Close the file."""

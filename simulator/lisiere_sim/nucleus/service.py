@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             limits=UNLIMITED if args.no_limits else Limits(),
             log_ipc=args.log_ipc,
+            settle=args.settle,
             secrets=secrets,
         )
         return asyncio.run(_serve(options, args))
@@ -58,7 +59,7 @@ async def _serve(options: Options, args: argparse.Namespace) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _told, stop)
+        loop.add_signal_handler(number, told, stop)
     nucleus = Nucleus(options, stop.set)
     await nucleus.start()
     work = loop.create_task(_deploy(nucleus, args))
@@ -77,7 +78,7 @@ async def _serve(options: Options, args: argparse.Namespace) -> int:
     return 0
 
 
-def _told(stop: asyncio.Event) -> None:
+def told(stop: asyncio.Event) -> None:
     """Stop at the first signal; at the second leave at once, and have the guard end what still runs."""
     if stop.is_set():
         os._exit(1)

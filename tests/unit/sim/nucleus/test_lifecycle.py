@@ -280,6 +280,23 @@ def test_a_line_without_end_is_cut_and_one_without_newline_is_kept(tmp_path: Pat
     play(tmp_path, scene)
 
 
+def test_a_full_disk_costs_lines_which_are_counted(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "a.log")
+    stream, log._stream = log._stream, open("/dev/full", "ab", buffering=0)  # noqa: SIM115, PTH123
+    log.write("stdout", [b"one", b"two"])
+    log._stream.close()
+    log._stream = stream
+    log.write("stdout", [b"three"])
+    log.write("stdout", [b"four"])
+    log.close()
+    lines = [line.partition(" ")[2] for line in (tmp_path / "a.log").read_text().splitlines()]
+    assert lines == [
+        "nucleus: 2 lines before this one were lost: No space left on device",
+        "stdout: three",
+        "stdout: four",
+    ]
+
+
 def test_what_cannot_be_started_breaks_with_a_sentence(tmp_path: Path) -> None:
     async def scene(made: Bench) -> None:
         write_recipe(made.recipes, lifecycle={"run": "echo {configuration:/absent}"})

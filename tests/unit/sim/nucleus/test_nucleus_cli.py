@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from lisiere.errors import ConfigError
 from lisiere_sim.nucleus import registry
 from lisiere_sim.nucleus.flavour import CLASSIC
 from lisiere_sim.nucleus.recipe import read_recipe
-from lisiere_sim.nucleus.service import environment, read_updates, roots_of, versions
+from lisiere_sim.nucleus.service import environment, read_updates, roots_of, told, versions
 from support.nuclei import A, B, write_recipe
 
 FOREVER = "exec sleep 600"
@@ -61,7 +63,7 @@ def test_a_whole_day_of_a_nucleus(tmp_path: Path, capsys: pytest.CaptureFixture[
     script = "echo hello {configuration:/name}; echo $$ > pid; " + FOREVER
     write_recipe(tmp_path / "r", defaults={"name": "world"}, lifecycle={"install": "echo installed", "run": script})
     me = psutil.Process().username()
-    first = start(tmp_path, "--recipe", str(tmp_path / "r"), "--component-user", me)
+    first = start(tmp_path, "--settle", "0.2", "--recipe", str(tmp_path / "r"), "--component-user", me)
     try:
         table = said(capsys, "status")
         assert f"root    {tmp_path}/root" in table
@@ -139,6 +141,21 @@ def test_roots_are_what_nobody_needs_in_the_highest_version(tmp_path: Path) -> N
         write_recipe(tmp_path, B, lifecycle={"run": "x"}),
     ]
     assert roots_of([read_recipe(file, CLASSIC) for file in files]) == {A: "1.10.0"}
+
+
+def test_a_second_signal_does_not_wait_for_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+
+    async def scene() -> None:
+        stop = asyncio.Event()
+        told(stop)
+        assert stop.is_set()
+        assert left == []
+        told(stop)
+        assert left == [1]
+
+    asyncio.run(scene())
 
 
 def test_arguments_that_are_wrong_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
