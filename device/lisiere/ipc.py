@@ -179,22 +179,32 @@ class Nucleus:
             return {}
         return dict(answer.value or {})
 
-    def watch_configuration(self, changed: Callable[[], None]) -> None:
+    def watch_configuration(self, changed: Callable[[], None], over: Callable[[], None]) -> None:
         """Have `changed` called, on the SDK's thread, each time the component's configuration has changed.
+
+        Args:
+            changed: must return at once, as must the next.
+            over: called when the nucleus ends this, whether or not the connection stays.
 
         Raises:
             Retryable: the nucleus is away or fails.
         """
         from awsiot.greengrasscoreipc import client, model
 
+        end = _StreamEnd(over)
+
         class Handler(client.SubscribeToConfigurationUpdateStreamHandler):  # type: ignore[misc,unused-ignore]
             def on_stream_event(self, _event: Any) -> None:
                 changed()
+
+            def on_stream_closed(self) -> None:
+                end.closed()
 
         request = model.SubscribeToConfigurationUpdateRequest(key_path=[])
         self._wait(
             self._ask("subscribe_to_configuration_update", request, "SubscribeToConfigurationUpdate", "", "", Handler())
         )
+        end.begun()
 
     def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> Future[Any]:
         """Hand one message to IoT Core. The future ends when the nucleus has taken it, or with an error of our tree.
@@ -209,13 +219,20 @@ class Nucleus:
             request.retain = True
         return self._ask("publish_to_iot_core", request, "PublishToIoTCore", topic, _PROXY)
 
-    def subscribe(self, topic: str, arrived: Callable[[str, bytes], None]) -> None:
+    def subscribe(self, topic: str, arrived: Callable[[str, bytes], None], over: Callable[[], None]) -> None:
         """Have `arrived` called, on the SDK's thread, with the topic and payload of what comes from IoT Core.
+
+        Args:
+            topic: wildcards are allowed.
+            arrived: must return at once, as must the next.
+            over: called when the nucleus ends this, whether or not the connection stays.
 
         Raises:
             Retryable: the nucleus is away, fails, or does not allow it.
         """
         from awsiot.greengrasscoreipc import client, model
+
+        end = _StreamEnd(over)
 
         class Handler(client.SubscribeToIoTCoreStreamHandler):  # type: ignore[misc,unused-ignore]
             def on_stream_event(self, event: Any) -> None:
@@ -223,8 +240,12 @@ class Nucleus:
                 if message is not None:
                     arrived(message.topic_name or "", message.payload or b"")
 
+            def on_stream_closed(self) -> None:
+                end.closed()
+
         request = model.SubscribeToIoTCoreRequest(topic_name=topic, qos="1")
         self._wait(self._ask("subscribe_to_iot_core", request, "SubscribeToIoTCore", topic, _PROXY, Handler()))
+        end.begun()
 
     def publish_locally(self, topic: str, payload: bytes) -> Future[Any]:
         """Hand one message to the other components of this device; see `publish`.
@@ -331,6 +352,24 @@ class Nucleus:
             return answer.result(self._timeout)
         except (FutureTimeout, TimeoutError) as error:
             raise Retryable(f"The nucleus did not answer within {self._timeout:g} s.") from error
+
+
+class _StreamEnd:
+    """Tells of a subscription's end, but not of one that never began: the SDK says both alike."""
+
+    def __init__(self, over: Callable[[], None]) -> None:
+        self._over = over
+        self._begun = self._closed = False
+
+    def begun(self) -> None:
+        self._begun = True
+        if self._closed:
+            self._over()
+
+    def closed(self) -> None:
+        self._closed = True
+        if self._begun:
+            self._over()
 
 
 def frame_bytes(topic: str, payload: int) -> int:

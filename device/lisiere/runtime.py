@@ -279,7 +279,9 @@ class Runtime:
         return report
 
     def _why_undelivered(self) -> str | None:
-        return None if self._drain is None or self._drain.connected else self._delivery_failure
+        if self._drain is None:
+            return None
+        return self._drain.denial if self._drain.connected else self._delivery_failure
 
 
 def _transport_of(config: Config) -> Callable[[], Transport] | None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import queue
 import socket
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lisiere.errors import ConfigError, Rejected, Retryable
 from lisiere.ipc import LITE_FRAME_BYTES, Environment, Nucleus, NucleusLost, Unauthorized
 from lisiere_sim.nucleus.flavour import LITE
-from lisiere_sim.nucleus.ipc.call import IpcError
+from lisiere_sim.nucleus.ipc.call import Call, IpcError, Stream
 from support.nucleus import THING, Ipc, ipc
 
 NAME = "io.lisiere.EdgeInference"
@@ -118,6 +120,27 @@ def test_a_lost_connection_is_told_once_and_a_closed_one_never() -> None:
         here.close()
         here.close()
     assert len(told) == 1
+
+
+def test_the_end_of_a_subscription_is_told_but_not_of_one_that_never_began() -> None:
+    streams: list[Stream] = []
+
+    async def subscribe(call: Call) -> dict[str, Any]:
+        if call.request["topicName"] == "denied":
+            raise IpcError("UnauthorizedError", "no")
+        streams.append(call.stream)
+        return {}
+
+    with ipc(more={"SubscribeToIoTCore": subscribe}) as nucleus:
+        here = connected(nucleus)
+        over: queue.SimpleQueue[str] = queue.SimpleQueue()
+        with pytest.raises(Unauthorized, match=r"SubscribeToIoTCore on denied.*aws\.greengrass\.ipc\.mqttproxy"):
+            here.subscribe("denied", lambda _topic, _payload: None, lambda: over.put("denied"))
+        here.subscribe("allowed", lambda _topic, _payload: None, lambda: over.put("allowed"))
+        nucleus.run(lambda: nucleus.server.disconnect(NAME))
+        assert over.get(timeout=10) == "allowed"
+        assert over.empty()
+        here.close()
 
 
 def test_a_call_that_is_under_way_when_the_connection_goes_ends() -> None:

@@ -91,6 +91,7 @@ class Component:
         self._refused = ""  # why the last configuration was
         self._running: _Running
         self._before: _Running | None = None  # what ran before, until the new one is warm
+        self._watching = False
         self._due: float | None = None  # when a change is to be read
         self._burst = 0.0  # when the changes began
         self._lost_at: float | None = None
@@ -143,11 +144,20 @@ class Component:
     def _attach(self) -> dict[str, Any]:
         """Connect, and watch before reading, so that no change falls between."""
         self._nucleus.connect()
-        try:
-            self._nucleus.watch_configuration(lambda: self._events.put("changed"))
-        except Rejected as error:
-            log.warning("Changes of the configuration are not heard of. %s", error)
+        if not self._watching:
+            self._watching = True
+            try:
+                self._nucleus.watch_configuration(lambda: self._events.put("changed"), self._unwatched)
+            except LisiereError as error:
+                self._watching = False
+                if not isinstance(error, Rejected):  # which means that there is no configuration to watch
+                    raise
         return self._nucleus.configuration()
+
+    def _unwatched(self) -> None:
+        """The nucleus has ended the subscription: subscribe anew and look, as for a change."""
+        self._watching = False
+        self._events.put("changed")
 
     def _config(self, own: dict[str, Any]) -> Config:
         return component_config(own, self._nucleus.environment.thing, self._folder)
@@ -214,7 +224,7 @@ class Component:
     def _apply(self, now: float) -> None:
         """Read the configuration anew, and run it if it can be; else what runs stays."""
         try:
-            document = self._nucleus.configuration()
+            document = self._attach()
         except LisiereError as error:
             log.warning("The changed configuration cannot be read yet. %s", error)
             self._due = now + _LOOK_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +74,16 @@ class SpoolReader:
         """The highest seq ever given."""
         return highest(self._db)
 
-    def after(self, seq: int, limit: int, up_to: int | None = None) -> list[Row]:
-        """Return at most `limit` rows with a seq above `seq` (and at most `up_to`), in order."""
+    def after(self, seq: int, limit: int, up_to: int | None = None, without: Collection[str] = ()) -> list[Row]:
+        """Return at most `limit` rows with a seq above `seq` (and at most `up_to`), in order.
+
+        Rows of the pipelines in `without` are left out; gap records are those of the pipeline ''.
+        """
+        marks = ", ".join("?" * len(without))
+        where = f"seq > ? AND seq <= ? AND pipeline NOT IN ({marks})"
         found = self._db.execute(
-            "SELECT seq, kind, pipeline, accepted_ts, body FROM queue WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-            (seq, up_to if up_to is not None else 2**62, limit),
+            f"SELECT seq, kind, pipeline, accepted_ts, body FROM queue WHERE {where} ORDER BY seq LIMIT ?",  # noqa: S608
+            (seq, up_to if up_to is not None else 2**62, *without, limit),
         )
         return [Row(*row) for row in found]
 

@@ -23,13 +23,14 @@ from lisiere.spool import Row, Spool, SpoolReader
 from lisiere.sync.aws_dlr import aws_dlr_message
 from lisiere.sync.envelope import StatusMessage, seal
 from lisiere.sync.topics import Topics
-from lisiere.sync.transports import Acked, Event, Lost, Received, Refused, Transport, Will
+from lisiere.sync.transports import Acked, Denied, Event, Lost, Received, Refused, Transport, Will
 
 log = logging.getLogger(__name__)
 
 _FETCH_ROWS = 64
 _STATUS = -1  # stands for the status message among the seqs under way
 _FAREWELL_S = 2.0
+_DENIED_S = 60.0  # how long a connection goes on while some topics are not allowed, before they are tried again
 
 
 class Drain:
@@ -59,7 +60,9 @@ class Drain:
         aws_topics: Mapping[str, str] | None = None,
         received: Callable[[str, bytes], None] = lambda _topic, _payload: None,
     ) -> None:
-        self._terms = _Terms(device, topics, spool, clock, window, ack_timeout_s, aws_topics or {}, received)
+        self._terms = _Terms(
+            device, topics, spool, clock, window, ack_timeout_s, aws_topics or {}, received, self._tell_denied
+        )
         self._spool = spool
         self._open_reader = open_reader
         self._open_transport = open_transport
@@ -69,12 +72,19 @@ class Drain:
         self._stopping = False
         self._farewell = True
         self._unheard = 0
+        self._denials = 0
 
     @property
     def connected(self) -> bool:
         """Whether the other end takes messages: it has acknowledged the birth message."""
         connection = self._connection
         return connection is not None and connection.proven
+
+    @property
+    def denial(self) -> str | None:
+        """Why some messages may not be sent on this connection, or None where all may."""
+        connection = self._connection
+        return connection.denial if connection is not None else None
 
     def committed(self, _seq: int) -> None:
         """Hear from the spool that a commit is on disk."""
@@ -127,6 +137,7 @@ class Drain:
             self._listen(transport)
             while not self._stopping and not (self._finishing and self._spool.waiting == 0):
                 connection.fill()
+                connection.check()
                 connection.take(connection.next_events(inbox))
             if self._farewell:
                 connection.farewell(inbox, self._status("stopped"))
@@ -143,6 +154,11 @@ class Drain:
             self._unheard += 1
             if worth_logging(self._unheard):
                 log.warning("Commands cannot be received. %s (%d so far)", error, self._unheard)
+
+    def _tell_denied(self, why: str) -> None:
+        self._denials += 1
+        if worth_logging(self._denials):
+            log.warning("%s The other messages go on. (%d so far)", why, self._denials)
 
     def _status(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         return msgspec.json.encode(
@@ -168,6 +184,7 @@ class _Terms:
     ack_timeout_s: float
     aws_topics: Mapping[str, str]
     received: Callable[[str, bytes], None]
+    tell_denied: Callable[[str], None]
 
 
 class _Connection:
@@ -182,24 +199,42 @@ class _Connection:
         self._backlog_at = 0
         self._backlog: deque[Row] = deque()
         self._backlog_done = False
-        self._under_way: dict[int, tuple[int, float]] = {}  # token -> (seq, when it was sent), oldest first
+        self._under_way: dict[int, tuple[int, float, str]] = {}  # token -> seq, when sent, pipeline; oldest first
         self._backlog_under_way = 0
+        self._began = terms.clock.monotonic()
+        self._delivering = False
         self.proven = False
+        self.denial: str | None = None  # why the last message was that may not be sent
+        self.denied: set[str] = set()  # pipelines whose topics are not allowed; their rows wait for another connection
 
     def fill(self) -> None:
         """Publish as much as the window allows: live first, but always some backlog."""
         window = self._terms.window
         reserve = 0 if self._backlog_done else max(1, window // 4) - self._backlog_under_way
         room = window - len(self._under_way) - max(0, reserve)
-        if room > 0 and self._terms.spool.committed > self._live:
-            for row in self._reader.after(self._live, room):
+        newest = self._terms.spool.committed
+        if room > 0 and newest > self._live:
+            rows = self._reader.after(self._live, room, newest, self.denied)
+            for row in rows:
                 self._publish(row, replay=False)
-                self._live = row.seq
+            self._live = rows[-1].seq if len(rows) == room else newest
         while not self._backlog_done and len(self._under_way) < window:
             row_or_none = self._next_backlog()
             if row_or_none is None:
                 break
             self._publish(row_or_none, replay=True)
+
+    def check(self) -> None:
+        """Ask whether the connection is still worth keeping, although some topics are not allowed.
+
+        Raises:
+            Retryable: nothing can be delivered, or what was denied is to be tried again.
+        """
+        if not self.denied:
+            return
+        idle = not self._under_way and not self._delivering
+        if idle or self._terms.clock.monotonic() - self._began > _DENIED_S:
+            raise Retryable(self.denial or "It is not allowed.")
 
     def next_events(self, inbox: queue.SimpleQueue[Event | None]) -> list[Event]:
         """Wait for something to happen, and return all that has.
@@ -209,9 +244,9 @@ class _Connection:
         """
         clock, timeout = self._terms.clock, self._terms.ack_timeout_s
         events: list[Event | None] = []
-        wait = timeout
+        wait = min(timeout, _DENIED_S) if self.denied else timeout
         if self._under_way:
-            _, sent = next(iter(self._under_way.values()))
+            _, sent, _ = next(iter(self._under_way.values()))
             wait = sent + timeout - clock.monotonic()
             if wait <= 0 and inbox.empty():
                 raise Retryable(f"The broker has not acknowledged a message for {timeout:g} s.")
@@ -233,37 +268,47 @@ class _Connection:
         lost: Lost | None = None
         for event in events:
             if isinstance(event, Acked):
-                if (seq := self._settled(event.token)) != _STATUS:
+                seq, _ = self._settled(event.token)
+                if seq != _STATUS:
                     done.append(seq)
-                elif not self.proven:
+                if not self.proven:
                     self.proven = True
                     log.info("Connected; %d messages wait.", self._terms.spool.waiting)
             elif isinstance(event, Refused):
-                if (seq := self._settled(event.token)) == _STATUS:
+                seq, _ = self._settled(event.token)
+                if seq == _STATUS:
                     log.warning("A status or reply message was not sent. %s", event.why)
                 else:
                     log.warning("The message %d is set aside. %s", seq, event.why)
                     self._terms.spool.set_aside([seq], event.reason)
+            elif isinstance(event, Denied):
+                seq, pipeline = self._settled(event.token)
+                self.denial = event.why
+                if seq != _STATUS:
+                    self.denied.add(pipeline)
+                if seq == _STATUS or self._delivering:  # else `check` tells it
+                    self._terms.tell_denied(event.why)
             elif isinstance(event, Received):
                 self._terms.received(event.topic, event.payload)
             else:
                 lost = event
         if done:
+            self._delivering = True
             self._terms.spool.acknowledge(done)
         if lost is not None:
             raise Retryable(lost.why)
 
-    def _settled(self, token: int) -> int:
-        """Return which row a token stood for; it is not under way any more."""
-        seq, _ = self._under_way.pop(token, (_STATUS, 0.0))
+    def _settled(self, token: int) -> tuple[int, str]:
+        """Return which row a token stood for, and of which pipeline; it is not under way any more."""
+        seq, _, pipeline = self._under_way.pop(token, (_STATUS, 0.0, ""))
         if seq != _STATUS:
             self._backlog_under_way -= seq <= self._boundary
-        return seq
+        return seq, pipeline
 
     def publish_status(self, payload: bytes) -> None:
         """Publish the retained status."""
         token = self.transport.publish(self._terms.topics.status, payload, qos=1, retain=True)
-        self._under_way[token] = (_STATUS, self._terms.clock.monotonic())
+        self._under_way[token] = (_STATUS, self._terms.clock.monotonic(), "")
 
     def farewell(self, inbox: queue.SimpleQueue[Event | None], payload: bytes) -> None:
         """Say that the device stops on purpose, and wait a moment for what is under way."""
@@ -279,8 +324,10 @@ class _Connection:
                 self.take([event])
 
     def _next_backlog(self) -> Row | None:
+        while self._backlog and self._backlog[0].pipeline in self.denied:
+            self._backlog.popleft()
         if not self._backlog:
-            rows = self._reader.after(self._backlog_at, _FETCH_ROWS, self._boundary)
+            rows = self._reader.after(self._backlog_at, _FETCH_ROWS, self._boundary, self.denied)
             if not rows:
                 self._backlog_done = True
                 return None
@@ -298,5 +345,5 @@ class _Connection:
         if row.kind == "result" and row.pipeline in terms.aws_topics:
             topic, payload = terms.aws_topics[row.pipeline], aws_dlr_message(row.body)
         token = self.transport.publish(topic, payload)
-        self._under_way[token] = (row.seq, terms.clock.monotonic())
+        self._under_way[token] = (row.seq, terms.clock.monotonic(), row.pipeline)
         self._backlog_under_way += replay

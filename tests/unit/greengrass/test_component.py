@@ -21,7 +21,7 @@ from lisiere.greengrass import Component
 from lisiere.ipc import Environment, Nucleus, NucleusLost
 from lisiere.spool import SpoolReader
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.ipc.call import Call, IpcError
+from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
 from support import tiny
 from support.nucleus import THING, Ipc, ipc
 
@@ -246,13 +246,17 @@ def waiting(folder: Path) -> int:
 
 def guarded(nucleus: Ipc) -> None:
     """Have the test's cloud ask the policies, as the nucleus does."""
-    publish = nucleus.operations["PublishToIoTCore"]
 
-    async def checked(call: Call) -> dict[str, Any]:
-        nucleus.access.check(call.component, "aws.greengrass.ipc.mqttproxy", call.operation, call.request["topicName"])
-        return await publish(call)
+    def ask(name: str, operation: Operation) -> None:
+        async def checked(call: Call) -> dict[str, Any]:
+            topic = call.request["topicName"]
+            nucleus.access.check(call.component, "aws.greengrass.ipc.mqttproxy", call.operation, topic)
+            return await operation(call)
 
-    nucleus.operations["PublishToIoTCore"] = checked
+        nucleus.operations[name] = checked
+
+    for name in ("PublishToIoTCore", "SubscribeToIoTCore"):
+        ask(name, nucleus.operations[name])
 
 
 def test_without_a_policy_it_spools_and_says_so_until_a_deployment_allows_it(
@@ -264,7 +268,7 @@ def test_without_a_policy_it_spools_and_says_so_until_a_deployment_allows_it(
         wait(lambda: waiting(folder) > 5)
         runtime = running.component._running.runtime
         failure = wait(lambda: runtime.reports.delivery_failure())
-        for part in ("PublishToIoTCore", f"{BASE}/status", "aws.greengrass.ipc.mqttproxy", "accessControl"):
+        for part in ("PublishToIoTCore", f"{BASE}/", "aws.greengrass.ipc.mqttproxy", "accessControl"):
             assert part in failure
         assert runtime.reports.health_message(runtime._spool).state == "degraded"
         nucleus.allow(NAME, "aws.greengrass.ipc.mqttproxy", ["PublishToIoTCore"], [f"{BASE}/*"])
@@ -273,7 +277,23 @@ def test_without_a_policy_it_spools_and_says_so_until_a_deployment_allows_it(
         assert len(running.of("status")) == 1, "the pipelines were not started anew for it"
     whole(running.of("backlog/photos") + running.of("result/photos"))
     said = [record.message for record in caplog.records if "does not allow PublishToIoTCore" in record.message]
-    assert len(said) == 1
+    assert len(said) == 2, "once of the status, once of results"
+
+
+def test_a_topic_that_is_not_allowed_holds_up_no_other(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As with the accessControl of AWS's sample, which has its own topic alone."""
+    with ipc() as nucleus:
+        guarded(nucleus)
+        nucleus.allow(NAME, "aws.greengrass.ipc.mqttproxy", ["PublishToIoTCore"], ["ml/dlr/x", f"{BASE}/health"])
+        sample = pipeline("sample", output="aws-dlr", publish_topic="ml/dlr/x")
+        with Running(nucleus, folder, configuration(pipeline(), sample)) as running:
+            wait(lambda: sum(topic == "ml/dlr/x" for topic, _ in list(nucleus.cloud.published)) > 30)
+            health = wait(lambda: [one for one in running.of("health") if one["delivery_failure"]])[0]
+            assert "PublishToIoTCore" in health["delivery_failure"]
+            assert waiting(folder) > 10
+            nucleus.allow(NAME, "aws.greengrass.ipc.mqttproxy", ["PublishToIoTCore"], ["*"])
+            wait(lambda: len(running.of("backlog/photos")) > 10)
+    assert running.error is None
 
 
 def test_a_lost_connection_is_made_again_with_the_same_token(classic: Ipc, folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lisiere.config import GreengrassConfig
 from lisiere.errors import Rejected, Retryable
 from lisiere.ipc import LITE_FRAME_BYTES, Unauthorized, frame_bytes
-from lisiere.sync.transports import Acked, Event, Lost, Refused, Will
+from lisiere.sync.transports import Acked, Denied, Event, Lost, Refused, Will
 from lisiere.sync.transports.greengrass import GreengrassTransport
 
 
@@ -46,8 +46,17 @@ class Open:
         return self.transport.publish("t/x", b"x" * size, qos=qos)
 
 
-@pytest.mark.parametrize("error", [Retryable("The cloud is away."), Unauthorized("It is not allowed.")])
-def test_a_failure_is_told_after_what_is_beside_it_has_settled(error: Exception) -> None:
+def test_what_is_not_allowed_is_told_and_the_rest_goes_on() -> None:
+    here = Open(Held())
+    denied = here.publish()
+    here.nucleus.answers[0].set_exception(Unauthorized("Not on t/x."))
+    acked = here.publish()
+    here.nucleus.answers[1].set_result(None)
+    assert here.events == [Denied(denied, "Not on t/x."), Acked(acked)]
+
+
+def test_a_failure_is_told_after_what_is_beside_it_has_settled() -> None:
+    error = Retryable("The cloud is away.")
     here = Open(Held())
     tokens = [here.publish() for _ in range(3)]
     here.nucleus.answers[0].set_exception(error)

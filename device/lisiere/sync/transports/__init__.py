@@ -4,6 +4,6 @@ A transport carries one connection: it is opened, used and closed, and a new one
 nothing across connections, because the spool does.
 """
 
-from lisiere.sync.transports.base import Acked, Event, Listener, Lost, Received, Refused, Transport, Will
+from lisiere.sync.transports.base import Acked, Denied, Event, Listener, Lost, Received, Refused, Transport, Will
 
-__all__ = ["Acked", "Event", "Listener", "Lost", "Received", "Refused", "Transport", "Will"]
+__all__ = ["Acked", "Denied", "Event", "Listener", "Lost", "Received", "Refused", "Transport", "Will"]

@@ -31,6 +31,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Denied:
+    """The message with this token may not be sent at present: its topic is not allowed. `why` is a sentence."""
+
+    token: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A message came on a topic that was subscribed to."""
 
@@ -38,7 +46,7 @@ class Received:
     payload: bytes
 
 
-Event = Acked | Lost | Refused | Received
+Event = Acked | Lost | Refused | Denied | Received
 # Called from any thread; must return at once.
 Listener = Callable[[Event], None]
 
@@ -63,7 +71,7 @@ class Transport(Protocol):
         """
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
-        """Send one message and return its token; for QoS 1 an `Acked` or a `Refused` with it follows.
+        """Send one message and return its token; for QoS 1 an `Acked`, a `Refused` or a `Denied` with it follows.
 
         Raises:
             Retryable: the connection is gone.

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from lisiere.config import GreengrassConfig
 from lisiere.errors import Rejected, Retryable
 from lisiere.health import worth_logging
-from lisiere.ipc import LITE_FRAME_BYTES, MESSAGE_MAX_BYTES, Nucleus, frame_bytes
-from lisiere.sync.transports.base import Acked, Listener, Lost, Received, Refused, Will
+from lisiere.ipc import LITE_FRAME_BYTES, MESSAGE_MAX_BYTES, Nucleus, Unauthorized, frame_bytes
+from lisiere.sync.transports.base import Acked, Denied, Listener, Lost, Received, Refused, Will
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class GreengrassTransport:
         if self._listener is None:
             raise Retryable("The transport is closed.")
         try:
-            self._nucleus.subscribe(topic, self._arrived)
+            self._nucleus.subscribe(topic, self._arrived, self._unsubscribed)
         except Rejected as error:
             raise Retryable(str(error)) from error
 
@@ -114,7 +114,7 @@ class GreengrassTransport:
         error = answer.exception()
         with self._lock:
             self._under_way -= 1
-            if error is not None and not isinstance(error, Rejected):
+            if error is not None and not isinstance(error, Rejected | Unauthorized):
                 self._failure = self._failure or str(error)
             over = bool(self._failure) and self._under_way == 0
         if (listener := self._listener) is None:
@@ -123,6 +123,8 @@ class GreengrassTransport:
             listener(Acked(token))
         elif isinstance(error, Rejected):
             listener(Refused(token, reason, str(error)))
+        elif isinstance(error, Unauthorized):
+            listener(Denied(token, str(error)))
         if over:
             listener(Lost(self._failure))
 
@@ -140,6 +142,10 @@ class GreengrassTransport:
     def _arrived(self, topic: str, payload: bytes) -> None:
         if (listener := self._listener) is not None:
             listener(Received(topic, payload))
+
+    def _unsubscribed(self) -> None:
+        """The nucleus has ended a subscription: a new connection subscribes anew, if this one is not over anyway."""
+        self._lost("The nucleus ended the subscription to commands.")
 
     def _lost(self, why: str) -> None:
         self._failure = why
