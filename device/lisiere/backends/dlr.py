@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
+import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,16 +31,13 @@ def find_library() -> Path | None:
     if given := os.environ.get(ENVIRONMENT):
         return Path(given)
     name = "libdlr.dylib" if sys.platform == "darwin" else "libdlr.so"
-    # The wheel installs the library as a data file under the prefix, older ones inside the package.
-    places = [
-        Path(sys.prefix) / "dlr",
-        Path(sys.exec_prefix) / "local" / "dlr",
-        Path.home() / ".local" / "dlr",
-    ]
-    found = importlib.util.find_spec("dlr")
-    if found is not None and found.origin is not None:
-        places.append(Path(found.origin).parent)
-    return next((place / name for place in places if (place / name).is_file()), None)
+    # The wheel installs the library as a data file outside the package, and its record says where.
+    try:
+        files = importlib.metadata.files("dlr") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    libraries = (Path(str(file.locate())) for file in files if file.name == name)
+    return next((library.resolve() for library in libraries if library.is_file()), None)
 
 
 def load(package: Package, threads: int = 1) -> DlrModel:
