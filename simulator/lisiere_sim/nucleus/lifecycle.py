@@ -183,7 +183,8 @@ class Component:
     def _set(self, state: State, why: str = "") -> None:
         if (state, why) != (self.state, self.why):
             say = _log.warning if state in ("ERRORED", "BROKEN") else _log.info
-            say("%s %s: %s -> %s%s", self.name, self.recipe.version, self.state, state, why and f": {why}")
+            step = state if state == self.state else f"{self.state} -> {state}"
+            say("%s %s: %s%s", self.name, self.recipe.version, step, why and f": {why}")
         self.state, self.why = state, why
         self._host.board.notify()
 
@@ -230,6 +231,8 @@ class Component:
         self._environment = self._host.environment(self.recipe)
         if not self._host.is_installed(self.recipe):
             for step in ("bootstrap", "install"):
+                if step in self.recipe.steps.scripts:
+                    self._set("NEW", f"`{step}` runs.")
                 await self._run_through(step, self._host.patience.install)
             self._host.set_installed(self.recipe)
         self._set("INSTALLED")

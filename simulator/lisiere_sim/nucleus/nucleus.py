@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import logging.handlers
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,9 @@ class Nucleus:
         self._handler = logging.handlers.RotatingFileHandler(
             layout.log, maxBytes=FILE_BYTES, backupCount=1, encoding="utf-8"
         )
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+        form.converter = time.gmtime  # as in the components' logs
+        self._handler.setFormatter(form)
         _log.addHandler(self._handler)
         if _log.getEffectiveLevel() > logging.INFO:
             _log.setLevel(logging.INFO)
