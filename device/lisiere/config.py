@@ -159,6 +159,8 @@ class GreengrassConfig(_Part, tag="greengrass", frozen=True, kw_only=True):
 
     Attributes:
         window: how many messages may be under way at once. Nucleus lite refuses the eleventh of all its components.
+        per_s: messages a second at most. AWS IoT Core discards what exceeds 100 on a connection, and all components
+            share the nucleus's.
         ack_timeout_s: the nucleus taking longer to answer means that it is gone.
         max_bytes: a result whose message is larger is set aside with a gap record. Unset: 131,072, which is AWS IoT
             Core's limit, and with nucleus lite what fits into 10,000 bytes once it is base64 in JSON.
@@ -167,6 +169,7 @@ class GreengrassConfig(_Part, tag="greengrass", frozen=True, kw_only=True):
     """
 
     window: Annotated[int, Meta(ge=1, le=100)] = 8
+    per_s: Annotated[float, Meta(gt=0, le=10_000)] = 80.0
     ack_timeout_s: Seconds = 20.0
     max_bytes: Annotated[int, Meta(ge=1000, le=131_072)] | None = None
     reconnect_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
