@@ -25,8 +25,12 @@ from lisiere_sim.nucleus.versions import resolve
 _log = logging.getLogger("lisiere_sim.nucleus")
 
 # Components of AWS whose part the nucleus itself plays, in whatever version is asked for.
-_PLAYED = ("Cli", "DiskSpooler", "LogManager", "SecretManager", "ShadowManager", "StreamManager")
-_ABSENT = ("TokenExchangeService",)
+_PLAYED = ("Cli", "DiskSpooler", "LogManager", "SecretManager", "ShadowManager")
+# Others that components name and that are not here; what these will miss.
+_ABSENT = {
+    "TokenExchangeService": "there are no AWS credentials",
+    "StreamManager": "there are no streams to the cloud",
+}
 
 
 class ConfigurationUpdate(Struct, forbid_unknown_fields=True):
@@ -204,11 +208,9 @@ class Deployments:
                         "Run the nucleus as root, or leave RequiresPrivilege out.",
                         f"{recipe.steps.path}.{step}.RequiresPrivilege",
                     )
-            for absent in (f"aws.greengrass.{name}" for name in _ABSENT):
-                if absent in recipe.dependencies:
-                    _log.warning(
-                        "%s depends on %s, which is not here: there are no AWS credentials.", recipe.name, absent
-                    )
+            for absent, missing in _ABSENT.items():
+                if f"aws.greengrass.{absent}" in recipe.dependencies:
+                    _log.warning("%s depends on aws.greengrass.%s: %s here.", recipe.name, absent, missing)
         digests = {}
         for recipe in recipes:
             digest = await asyncio.to_thread(self._packages.install, recipe, around.settings.user)
