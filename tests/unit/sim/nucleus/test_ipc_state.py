@@ -160,6 +160,17 @@ def test_a_component_that_does_not_answer_is_updated_all_the_same() -> None:
         assert nucleus.loop.call(updates.ask("d1", ["a"], 0.02)) == ["a"]
 
 
+def test_a_component_that_leaves_is_not_waited_for() -> None:
+    heard: queue.Queue[Any] = queue.Queue()
+    updates = ComponentUpdates()
+    with ipc(more=updates.operations()) as nucleus, ThreadPoolExecutor(1) as pool:
+        with nucleus.client("a") as client:
+            client.subscribe_to_component_updates(on_stream_event=heard.put)
+            asked = pool.submit(nucleus.loop.call, updates.ask("d1", ["a"], 60.0))
+            heard.get(timeout=5)
+        assert asked.result(5) == []
+
+
 def test_an_update_that_nobody_asked_about_cannot_be_deferred() -> None:
     updates = ComponentUpdates()
     with ipc(more=updates.operations()) as nucleus, nucleus.client("a") as client:
