@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, USAGE, NOT_HELD, LOST = 0, 1, 2, 3, 4
 
+_ANSWER_S = 5.0  # how long the Greengrass nucleus may take to answer
 _EPILOG = """\
 exit codes:
   0  done
@@ -184,7 +185,7 @@ def _component() -> Component:
     from lisiere.greengrass import Component
     from lisiere.ipc import Environment, Nucleus
 
-    return Component(Nucleus(Environment.read(os.environ)), SystemClock(), Path.cwd())
+    return Component(Nucleus(Environment.read(os.environ), _ANSWER_S), SystemClock(), Path.cwd())
 
 
 def _validate(args: argparse.Namespace) -> int:

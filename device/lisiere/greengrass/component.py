@@ -89,6 +89,7 @@ class Component:
         self._shadow = Shadow(nucleus, clock)
         self._access: Any = None
         self._refused = ""  # why the last configuration was
+        self._errored = ""  # why the component ends
         self._running: _Running
         self._before: _Running | None = None  # what ran before, until the new one is warm
         self._watching = False
@@ -324,7 +325,7 @@ class Component:
         """Tell the nucleus how the component is; it takes no reason, so that goes into the log and the shadow."""
         if why:
             log.error("%s", why)
-            self._refused = why
+            self._errored = why
         if not self._nucleus.connected:
             return
         try:
@@ -342,6 +343,7 @@ class Component:
         delivery = running.runtime.reports.delivery_failure() if running else None
         state = {
             "version": __version__,
+            "component": {"state": "errored" if self._errored else "running", "why": self._errored},
             "configuration": configuration,
             "delivery": {"state": "failing" if delivery else "ok", "why": delivery or ""},
             "pipelines": running.runtime.reports.overview() if running else {},

@@ -48,7 +48,7 @@ class Shadow:
             figures: what waits in the spool; a change of these alone is reported more rarely.
         """
         now = self._clock.monotonic()
-        if now < self._next or self._told == (state, figures):
+        if not self._nucleus.environment.thing or now < self._next or self._told == (state, figures):
             return
         if self._told is not None and self._told[0] == state and now < self._at + _FIGURES_S:
             return
@@ -64,7 +64,8 @@ class Shadow:
 def shadow_document(state: dict[str, Any], figures: dict[str, int]) -> bytes:
     """Return the document to merge; sentences are cut, and pipelines left out, so that it fits into a shadow."""
     pipelines = {name: _cut(pipeline) for name, pipeline in state["pipelines"].items()}
-    reported = {**state, "pipelines": pipelines, "configuration": _cut(state["configuration"]), "spool": figures}
+    parts = {name: _cut(part) if isinstance(part, dict) else part for name, part in state.items()}
+    reported = {**parts, "pipelines": pipelines, "spool": figures}
     while True:
         document = msgspec.json.encode({"state": {"reported": reported}})
         if len(document) <= _MAX_BYTES or not pipelines:
@@ -74,5 +75,6 @@ def shadow_document(state: dict[str, Any], figures: dict[str, int]) -> bytes:
 
 
 def _cut(part: dict[str, Any]) -> dict[str, Any]:
+    """Shorten the sentence of a part that has one."""
     why = part.get("why") or ""
     return {**part, "why": why if len(why) <= _WHY_MAX else why[: _WHY_MAX - 1] + "…"}

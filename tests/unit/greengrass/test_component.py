@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jsonschema
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from lisiere.clock import SystemClock
 from lisiere.errors import ConfigError, LisiereError
 from lisiere.greengrass import Component
 from lisiere.ipc import Environment, Nucleus, NucleusLost
+from lisiere.schema import json_schema
 from lisiere.spool import SpoolReader
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
 from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
@@ -31,8 +33,9 @@ BASE = f"lisiere/v1/{THING}"
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes are gathered for a moment only."""
+    """Changes are gathered for a moment only, and what failed is tried again at once."""
     monkeypatch.setattr("lisiere.greengrass.component._DEBOUNCE_S", 0.05)
+    monkeypatch.setattr("lisiere.supervisor._FIRST_WAIT_S", 0.1)
 
 
 @pytest.fixture(params=[CLASSIC, LITE], ids=["classic", "lite"])
@@ -294,6 +297,28 @@ def test_a_topic_that_is_not_allowed_holds_up_no_other(folder: Path, caplog: pyt
             nucleus.allow(NAME, "aws.greengrass.ipc.mqttproxy", ["PublishToIoTCore"], ["*"])
             wait(lambda: len(running.of("backlog/photos")) > 10)
     assert running.error is None
+
+
+def test_a_result_too_large_for_nucleus_lite_is_told_in_a_gap_and_holds_up_no_other(lite: Ipc, folder: Path) -> None:
+    tiny.forecaster(folder / "far", horizon=300)
+    (folder / "tide.csv").write_text("time,level\n" + "\n".join(f"{1_700_000_000 + at},{at}" for at in range(6)))
+    far = {"name": "far", "source": {"type": "csv", "path": "tide.csv"}, "model": "far"}
+    with Running(lite, folder, configuration(far, pipeline())) as running:
+        gap = wait(lambda: running.of("gap"))[0]
+        before = len(running.of("result/photos"))
+        wait(lambda: len(running.of("result/photos")) > before + 3)
+    assert (gap["reason"], gap["counts"]) == ("too_large", {"far": 1})
+    jsonschema.validate(gap, json_schema("gap"))
+    assert running.of("result/far") == running.of("backlog/far") == []
+
+
+def test_the_end_of_the_subscription_is_heard_and_changes_are_still_seen(classic: Ipc, folder: Path) -> None:
+    with Running(classic, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        running.component._unwatched()
+        wait(lambda: running.component._watching)
+        running.merge(configuration(pipeline("yard")))
+        wait(lambda: running.of("result/yard"))
 
 
 def test_a_lost_connection_is_made_again_with_the_same_token(classic: Ipc, folder: Path) -> None:

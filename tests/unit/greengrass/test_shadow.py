@@ -10,6 +10,7 @@ import pytest
 from lisiere.clock import ManualClock
 from lisiere.errors import Retryable
 from lisiere.greengrass.shadow import Shadow, shadow_document
+from lisiere.ipc import Environment
 
 GOOD = {"state": "accepted", "why": ""}
 
@@ -21,6 +22,7 @@ class Manager:
         self.documents: list[dict[str, Any]] = []
         self.there = True
         self.asked = 0
+        self.environment = Environment("/s", "token", thing="thing-1")
 
     def update_shadow(self, _name: str, document: bytes) -> None:
         self.asked += 1
@@ -85,7 +87,11 @@ def test_without_a_manager_it_asks_once_an_hour_or_when_told_to(
 
 def test_a_document_fits_into_a_shadow_whatever_runs() -> None:
     part = {"model": "m" * 100, "digest": "sha256:" + "a" * 64, "state": "failed", "why": "because " * 1000}
-    many = {**state(), "pipelines": {f"p{at}": part for at in range(64)}}
+    many = {
+        **state(),
+        "delivery": {"state": "failing", "why": "because " * 1000},
+        "pipelines": {f"p{at}": part for at in range(64)},
+    }
     document = shadow_document(many, {"rows": 1})
     assert len(document) < 7000
     reported = json.loads(document)["state"]["reported"]

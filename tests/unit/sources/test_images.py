@@ -68,6 +68,15 @@ def test_images_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert faults == []
 
 
+def test_one_image_may_be_named_alone(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), picture(len(name)))
+    images, faults = source(tmp_path / "b.png", loop=True)
+    items = images.items(threading.Event())
+    assert [next(items).index for _ in range(3)] == [0, 1, 2]
+    assert faults == []
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_each_format_is_decoded_to_bgr_bytes(tmp_path: Path, suffix: str) -> None:
     image = np.zeros((12, 16, 3), np.uint8)
