@@ -43,7 +43,7 @@ a scenario:
       pipelines:
         - {name: dock, model: digits, input: {kind: camera, fps: 10}}
     - name: cellar
-      runtime: greengrass                       without it: process
+      runtime: greengrass                       without it: process; flavour: classic | lite
       pipelines:
         - {name: pump, model: pump, input: {kind: pump, faults: [{kind: bearing, at_s: 5, length_s: 5}]}}
   faults:                                       cut | stall | delay (with delay_ms) | kill (with device)

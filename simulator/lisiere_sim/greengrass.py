@@ -59,12 +59,21 @@ class GreengrassDevice:
         pipelines: the component's, which a deployment merges into its configuration.
         link: the broker that stands for IoT Core, behind the network.
         prefix: the first levels of its topics.
+        flavour: which nucleus.
 
     Raises:
         ConfigError: this is not a source tree, or the IPC client is not installed.
     """
 
-    def __init__(self, folder: Path, name: str, pipelines: list[dict[str, Any]], link: Address, prefix: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        pipelines: list[dict[str, Any]],
+        link: Address,
+        prefix: str,
+        flavour: str = "classic",
+    ) -> None:
         self._root = folder / "nucleus"
         self._work = self._root / "work" / COMPONENT
         self._log = folder / "nucleus.log"
@@ -87,7 +96,7 @@ class GreengrassDevice:
             *(sys.executable, "-m", "lisiere", "nucleus", "run", "--root", str(self._root), "--thing", name),
             *("--recipe", str(artifact.recipe), "--artifacts", str(artifact.artifacts)),
             *("--deploy", f"{COMPONENT}={artifact.version}", "--configuration", str(configuration)),
-            *("--broker", f"{link[0]}:{link[1]}", "--env", f"PATH={_path(folder)}"),
+            *("--broker", f"{link[0]}:{link[1]}", "--env", f"PATH={_path(folder)}", "--flavour", flavour),
         ]
         if "LISIERE_LIBDLR" in os.environ:  # a component gets little of the environment that the nucleus was started in
             self._command += ["--env", "LISIERE_LIBDLR"]

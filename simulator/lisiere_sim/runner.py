@@ -198,7 +198,7 @@ class _Run:
             # Only here: a scenario of processes needs no nucleus, and no client for its IPC.
             from lisiere_sim.greengrass import GreengrassDevice
 
-            return GreengrassDevice(folder, device.name, pipelines, link, PREFIX)
+            return GreengrassDevice(folder, device.name, pipelines, link, PREFIX, device.flavour or "classic")
         return DeviceProcess(folder, device_config(device.name, pipelines, link, PREFIX))
 
     def _schedule(self) -> Iterator[tuple[float, Callable[[], None]]]:

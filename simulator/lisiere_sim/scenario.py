@@ -84,10 +84,12 @@ class Device(_Part, frozen=True, kw_only=True):
         name: what it is called in topics; as a Greengrass core, the name of its thing.
         runtime: `process` is `lisiere run` with a configuration file and MQTT of its own; `greengrass` is the
             component in the laptop nucleus, configured by a deployment, on the nucleus's connection.
+        flavour: which nucleus; classic without it. It goes with `greengrass`.
     """
 
     name: Level
     runtime: Literal["process", "greengrass"] = "process"
+    flavour: Literal["classic", "lite"] | None = None
     pipelines: Annotated[tuple[Pipeline, ...], Meta(min_length=1, max_length=64)]
 
 
@@ -159,6 +161,8 @@ def _check_names(scenario: Scenario) -> None:
         if device.name in devices:
             raise ConfigError(f"Two devices are called {device.name!r}.", f"$.devices[{index}].name")
         devices.add(device.name)
+        if device.flavour is not None and device.runtime != "greengrass":
+            raise ConfigError("`flavour` goes with the runtime `greengrass`.", f"$.devices[{index}].flavour")
         _check_pipelines(device, f"$.devices[{index}]", scenario.duration_s)
 
 

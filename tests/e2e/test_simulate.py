@@ -139,7 +139,7 @@ def test_kill_minus_9_during_the_cut_loses_nothing(sample_models: Path, tmp_path
     ]
     devices = [
         {"name": "gate", "pipelines": PIPELINES[:1]},
-        {"name": "shed", "runtime": "greengrass", "pipelines": PIPELINES[1:]},
+        {"name": "shed", "runtime": "greengrass", "flavour": "lite", "pipelines": PIPELINES[1:]},
     ]
     outcome = simulate(tmp_path, sample_models, faults, duration_s=14, devices=devices)
     check_nothing_lost(outcome)
@@ -151,7 +151,9 @@ def test_kill_minus_9_during_the_cut_loses_nothing(sample_models: Path, tmp_path
         assert 0 < restart["length_s"] < 5
     log = outcome.folder / "shed" / "nucleus" / "logs" / "io.lisiere.EdgeInference.log"
     assert "The environment of this version is there already." in log.read_text()
-    assert (outcome.folder / "shed" / "nucleus.log").read_text().count("-> RUNNING") == 2
+    nucleus = (outcome.folder / "shed" / "nucleus.log").read_text()
+    assert "Nucleus lite" in nucleus
+    assert nucleus.count("-> RUNNING") == 2
     (outage,) = outcome.report["outages"]
     assert outage["backlog"] > max(gate["pipelines"]["dock"]["backlog_peak"], shed["pipelines"]["co2"]["backlog_peak"])
     assert "gate killed" in outcome.stderr

@@ -68,6 +68,8 @@ def test_every_kind_of_fault_is_understood() -> None:
         (document(devices=[]), "$.devices", "length >= 1"),
         (with_pipelines(), "$.devices[0].pipelines", "length >= 1"),
         (with_pipelines(DOCK, runtime="docker"), "$.devices[0].runtime", "docker"),
+        (with_pipelines(DOCK, runtime="greengrass", flavour="full"), "$.devices[0].flavour", "full"),
+        (with_pipelines(DOCK, flavour="lite"), "$.devices[0].flavour", "goes with"),
         (document(devices=document()["devices"] * 2), "$.devices[1].name", "Two devices"),
         (with_pipelines({"name": "dock", "model": "digits"}), "$.devices[0].pipelines[0]", "input"),
         (with_pipelines(DOCK, DOCK), "$.devices[0].pipelines[1].name", "Two pipelines"),
