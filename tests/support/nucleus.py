@@ -82,13 +82,13 @@ class Ipc:
     def __init__(self, folder: Path, flavour: Flavour, limits: Limits | None, more: dict[str, Operation]) -> None:
         self.loop = LoopThread("nucleus")
         self.store = ConfigurationStore()
-        self.access = Access(self.store, THING)
+        self.access = Access(self.store, THING, flavour)
         self.shadows = Shadows()
         self.tokens = Tokens()
         self.lines: list[str] = []
         self.journal = Journal(self.lines.append)
         self.cloud = Cloud()
-        pubsub = PubSub(self.access)
+        pubsub = PubSub(self.access, flavour)
         self.operations: dict[str, Operation] = {
             **ConfigurationOperations(self.store).operations(),
             **pubsub.operations(),

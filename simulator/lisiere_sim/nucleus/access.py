@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from lisiere_sim.nucleus.configuration import ConfigurationStore
+from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.ipc.call import IpcError
 
 Service = Literal[
@@ -19,8 +20,6 @@ Service = Literal[
     "aws.greengrass.Cli",
 ]
 
-# Whose resources are topics, in which + and # mean what they mean in MQTT.
-_TOPICS = ("aws.greengrass.ipc.mqttproxy", "aws.greengrass.ipc.pubsub")
 _SHOWN = 5
 _ESCAPE = re.compile(r"\$\{(.)\}")
 
@@ -32,9 +31,11 @@ class Access:
         thing: what `{iot:thingName}` in a resource stands for.
     """
 
-    def __init__(self, store: ConfigurationStore, thing: str) -> None:
+    def __init__(self, store: ConfigurationStore, thing: str, flavour: Flavour) -> None:
         self._store = store
         self._thing = thing
+        # Whose resources are topics, in which + and # mean what they mean in MQTT.
+        self._topics = {"aws.greengrass.ipc.mqttproxy", *(["aws.greengrass.ipc.pubsub"] * flavour.pubsub_filters)}
 
     def check(self, component: str, service: Service, operation: str, resource: str) -> None:
         """Return if a component may do an operation (short name) on a resource: a topic, filter, shadow, ARN or name.
@@ -49,7 +50,7 @@ class Access:
         full = f"aws.greengrass#{operation}"
         for _, operations, resources in _entries(policies):
             if (full in operations or "*" in operations) and any(
-                covers(self._filled(pattern), resource, service in _TOPICS) for pattern in resources
+                covers(self._filled(pattern), resource, service in self._topics) for pattern in resources
             ):
                 return
         raise IpcError("UnauthorizedError", self._refusal(component, service, full, resource, policies))

@@ -26,6 +26,8 @@ class Flavour:
         path_suffix: what `{artifacts:path}` ends with.
         message_key: under which key an error's body has its sentence.
         shadows: whether there is a shadow manager.
+        pubsub_filters: whether `+` and `#` are wildcards in the resources of aws.greengrass.ipc.pubsub; `*` always is.
+        receive_modes: whether SubscribeToTopic heeds `receiveMode`; else a component gets its own messages too.
     """
 
     name: Name
@@ -43,6 +45,8 @@ class Flavour:
     path_suffix: str
     message_key: str
     shadows: bool
+    pubsub_filters: bool
+    receive_modes: bool
 
 
 CLASSIC = Flavour(
@@ -61,6 +65,8 @@ CLASSIC = Flavour(
     path_suffix="",
     message_key="message",
     shadows=True,
+    pubsub_filters=True,
+    receive_modes=True,
 )
 LITE = Flavour(
     name="lite",
@@ -78,5 +84,7 @@ LITE = Flavour(
     path_suffix="/",
     message_key="_message",
     shadows=False,
+    pubsub_filters=False,
+    receive_modes=False,
 )
 FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (CLASSIC, LITE)}

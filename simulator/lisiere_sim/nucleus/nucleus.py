@@ -242,8 +242,8 @@ class Nucleus:
         self.journal.verbose = bool(request.get("wanted"))
 
     def _operations(self, iotcore: IotCore) -> Mapping[str, Operation]:
-        access = Access(self.store, self.options.settings.thing)
-        pubsub = PubSub(access)
+        access = Access(self.store, self.options.settings.thing, self.options.flavour)
+        pubsub = PubSub(access, self.options.flavour)
         shadows = ShadowOperations(self.shadows, access, pubsub.publish).operations()
         return {
             **ConfigurationOperations(self.store).operations(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lisiere_sim.nucleus.access import Access, Service
+from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation, Stream
 
 _TOPIC_BYTES = 256
@@ -25,8 +26,9 @@ class _Subscription:
 class PubSub:
     """Hands messages from component to component; nothing is kept for who is not there."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, flavour: Flavour) -> None:
         self._access = access
+        self._flavour = flavour
         # In the order in which they were made: dict as an ordered set.
         self._subscriptions: dict[int, _Subscription] = {}
         self._next = 0
@@ -74,9 +76,8 @@ class PubSub:
             raise IpcError("InvalidArgumentsError", f"No receiveMode is {mode}.")
         self._next += 1
         number = self._next
-        self._subscriptions[number] = _Subscription(
-            call.component, levels, mode == "RECEIVE_MESSAGES_FROM_OTHERS", call.stream
-        )
+        others_only = mode == "RECEIVE_MESSAGES_FROM_OTHERS" and self._flavour.receive_modes
+        self._subscriptions[number] = _Subscription(call.component, levels, others_only, call.stream)
         call.stream.on_close(lambda: self._subscriptions.__delitem__(number))
         return {"topicName": topic}
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lisiere_sim.nucleus.access import Access, Service, covers
 from lisiere_sim.nucleus.configuration import ConfigurationStore
+from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
 from lisiere_sim.nucleus.ipc.call import IpcError
 from lisiere_sim.nucleus.ipc.pubsub import matches
 
@@ -20,10 +21,10 @@ FILTERS = st.builds(lambda levels, tail: "/".join(levels + tail), st.lists(LEVEL
 TOPICS = st.builds("/".join, st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=5))
 
 
-def access(policies: Any, thing: str = "t") -> Access:
+def access(policies: Any, thing: str = "t", flavour: Flavour = CLASSIC, service: str = MQTT) -> Access:
     store = ConfigurationStore()
-    store.defaults("c", {"accessControl": {MQTT: policies}})
-    return Access(store, thing)
+    store.defaults("c", {"accessControl": {service: policies}})
+    return Access(store, thing, flavour)
 
 
 def policy(operations: Any, resources: Any) -> dict[str, Any]:
@@ -126,6 +127,18 @@ def test_a_policy_that_is_not_as_it_should_be_allows_nothing(policies: Any) -> N
         access(policies).check("c", MQTT, "PublishToIoTCore", "x")
 
 
+def test_on_nucleus_lite_the_filters_of_pubsub_are_characters() -> None:
+    service: Service = "aws.greengrass.ipc.pubsub"
+    wanted = policy(["*"], ["a/#", "b*"])
+    access(wanted, service=service).check("c", service, "PublishToTopic", "a/x")
+    lite = access(wanted, flavour=LITE, service=service)
+    lite.check("c", service, "SubscribeToTopic", "a/#")
+    lite.check("c", service, "PublishToTopic", "b/x")
+    with pytest.raises(IpcError):
+        lite.check("c", service, "PublishToTopic", "a/x")
+    access(policy(["*"], ["a/#"]), flavour=LITE).check("c", MQTT, "PublishToIoTCore", "a/x")
+
+
 def test_operations_may_be_all() -> None:
     access(policy(["*"], ["x"])).check("c", MQTT, "PublishToIoTCore", "x")
     with pytest.raises(IpcError):
@@ -135,7 +148,7 @@ def test_operations_may_be_all() -> None:
 def test_a_change_holds_at_the_next_call() -> None:
     store = ConfigurationStore()
     store.defaults("c", {"accessControl": {MQTT: policy(["*"], ["x"])}})
-    here = Access(store, "t")
+    here = Access(store, "t", CLASSIC)
     here.check("c", MQTT, "PublishToIoTCore", "x")
     store.merge("c", ("accessControl", MQTT, "p", "resources"), [], 1.0)
     with pytest.raises(IpcError):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lisiere_sim.nucleus.flavour import LITE
 from lisiere_sim.nucleus.ipc.journal import Journal, resource_of
 from lisiere_sim.nucleus.ipc.pubsub import matches
 from lisiere_sim.nucleus.tokens import Tokens
@@ -73,6 +74,18 @@ def test_who_wants_no_messages_of_its_own_gets_none() -> None:
         b.publish_to_topic(topic="t", publish_message=json_message({"from": "b"}))
         assert everything.get(timeout=5).json_message.message == {"from": "b"}
         assert others.empty()
+
+
+def test_nucleus_lite_gives_a_component_its_own_messages_whatever_it_wants() -> None:
+    from awsiot.greengrasscoreipc.model import ReceiveMode
+
+    heard: queue.Queue[Any] = queue.Queue()
+    with ipc(LITE) as nucleus, nucleus.client("a") as client:
+        nucleus.allow("a", PUBSUB, ["*"], ["*"])
+        mode = ReceiveMode.RECEIVE_MESSAGES_FROM_OTHERS
+        client.subscribe_to_topic(topic="t", receive_mode=mode, on_stream_event=heard.put)
+        client.publish_to_topic(topic="t", publish_message=json_message({"from": "a"}))
+        assert heard.get(timeout=5).json_message.message == {"from": "a"}
 
 
 def test_messages_keep_their_order() -> None:
