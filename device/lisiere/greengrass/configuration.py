@@ -55,7 +55,7 @@ def component_config(own: Mapping[str, Any], thing: str, base: Path) -> Config:
         if "pipelines" in document:
             raise ConfigError(
                 f"`pipelines` and {', '.join(sample)} (keys of aws.greengrass.DLRImageClassification) cannot stand "
-                "together. Have the deployment reset /pipelines, or leave the sample's keys out."
+                "together. Have the deployment merge `pipelines: null`, or leave the sample's keys out."
             )
         document["pipelines"] = [_sample_pipeline({key: document.pop(key) for key in sample})]
     if "device" not in document:
