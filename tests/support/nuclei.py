@@ -122,10 +122,10 @@ class Bench:
         text = self.layout.component_log(name).read_text("utf-8")
         return [line.partition(" ")[2] for line in text.splitlines()]
 
-    async def until_output(self, text: str, name: str = A) -> None:
-        """Wait until a component has written something."""
+    async def until_output(self, text: str, name: str = A, times: int = 1) -> None:
+        """Wait until a component has written something so many times."""
         for _ in range(int(PATIENTLY / 0.01)):
-            if self.layout.component_log(name).exists() and any(text in line for line in self.output(name)):
+            if self.layout.component_log(name).exists() and sum(text in line for line in self.output(name)) >= times:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"{name} has not written {text!r}: {self.output(name)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -32,8 +33,16 @@ class Control:
     async def start(self) -> None:
         """Listen."""
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LINE_MAX)
-        self._path.chmod(0o600)
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)  # from its first moment on
+        try:
+            line.bind(str(self._path))
+        except OSError:
+            line.close()
+            raise
+        finally:
+            os.umask(mask)
+        self._server = await asyncio.start_unix_server(self._serve, sock=line, limit=_LINE_MAX)
 
     async def stop(self) -> None:
         """End, requests under way included."""

@@ -136,7 +136,13 @@ class Deployments:
         self._packages.add_kept()
         if record is not None and record.roots:
             _log.info("Bringing back what was deployed: %s.", _named(record.roots))
-            recipes = await self._prepare(record.roots)
+            try:
+                recipes = await self._prepare(record.roots)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"What was deployed in this root cannot be brought back: {error} Remove {self._file} to go on.",
+                    "--root",
+                ) from error
             self.roots = record.roots
             await self._switch(recipes, {})
 

@@ -19,7 +19,6 @@ class Layout:
         self.config = self.root / "config"
         self.logs = self.root / "logs"
         self.recipes = self.root / "packages" / "recipes"
-        self.ipc_log = self.logs / "ipc.log"
         self.log = self.logs / "greengrass.log"
         # Where the sockets are: `config/sockets` points there, since their paths may not be long.
         self.sockets = self.root
@@ -60,6 +59,7 @@ class Layout:
         try:
             for folder in (self.config, self.logs, self.recipes, self.root / "work", self.root / "packages"):
                 folder.mkdir(parents=True, exist_ok=True)
+            self.config.chmod(0o700)  # everybody's configuration, which components may not read past the IPC
         except OSError as error:
             raise Permanent(f"The root {self.root} cannot be made: {error.strerror} ({error.filename}).") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -14,6 +15,8 @@ from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.processes import User
 from lisiere_sim.nucleus.recipe import SUFFIXES, Artifact, Recipe, read_recipe
+
+_log = logging.getLogger("lisiere_sim.nucleus")
 
 # Bounds of an archive: bytes and members when unpacked; and from how many bytes on which ratio is a bomb's.
 _BYTES_MAX = 4 << 30
@@ -63,10 +66,14 @@ class Packages:
         return found
 
     def add_kept(self) -> None:
-        """Read the recipes that were deployed below this root before."""
+        """Read the recipes that were deployed below this root before; one that does not fit any more is left out."""
         for file in sorted(self._layout.recipes.iterdir()):
             if file.suffix in SUFFIXES:
-                recipe = read_recipe(file, self._flavour)
+                try:
+                    recipe = read_recipe(file, self._flavour)
+                except ConfigError as error:  # deployed into a nucleus of the other flavour, say
+                    _log.warning("A recipe that was deployed here before is left out: %s", error)
+                    continue
                 self.pool.setdefault(recipe.name, {}).setdefault(recipe.version, recipe)
 
     def install(self, recipe: Recipe, owner: User) -> str:
@@ -103,10 +110,11 @@ class Packages:
         sealed = digest.hexdigest()
         if seal.exists() and seal.read_text("utf-8") == sealed:
             return sealed
-        for old in (folder, unarchived):
-            # Files are copied before the old ones go: they may be what the new ones are made from.
-            old.with_name(f"{old.name}.new").mkdir(parents=True, exist_ok=True)
+        # Files are copied before the old ones go: they may be what the new ones are made from.
         fresh, opened = (old.with_name(f"{old.name}.new") for old in (folder, unarchived))
+        for new in (fresh, opened):
+            shutil.rmtree(new, ignore_errors=True)  # of an attempt that failed
+            new.mkdir(parents=True)
         for artifact, file in files:
             copy = fresh / artifact.file
             shutil.copyfile(file, copy)
@@ -161,7 +169,8 @@ def _hand_over(folder: Path, owner: User) -> None:
         return
     for place, _, names in os.walk(folder):
         for name in ("", *names):
-            os.chown(Path(place) / name, owner.uid, owner.gid)
+            # The folder is the owner's already, who may put links into it meanwhile.
+            os.chown(Path(place) / name, owner.uid, owner.gid, follow_symlinks=False)
 
 
 def unzip(archive: Path, folder: Path, mode: int) -> None:

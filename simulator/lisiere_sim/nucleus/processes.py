@@ -135,8 +135,8 @@ class Process:
         """
         marker = None if alone else self._marker
         gentle = await end_all(lambda: family(self.pid, marker), patience_s)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._child.wait(), _KILLED_S)
+        # Not wait_for: before Python 3.12 it may swallow that its task is cancelled.
+        await asyncio.wait({asyncio.ensure_future(self._child.wait())}, timeout=_KILLED_S)
         for output in self._outputs:
             output.close()
         return gentle

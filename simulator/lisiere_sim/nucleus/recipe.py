@@ -26,6 +26,10 @@ SUFFIXES = (".yaml", ".yml", ".json")
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "aarch64", "arm64": "aarch64", "i686": "x86"}
 _STEPS = ("bootstrap", "install", "run", "startup", "shutdown", "recover")
 _PLATFORM_KEYS = ("os", "architecture", "architecture.detail", "runtime")
+# Components have folders and logs of their names.
+_NAMES_OF_OURS = (".", "..", "greengrass")
+# Values in a recipe, each counted as often as aliases repeat it.
+_VALUES_MAX = 100_000
 _SKIPIF = re.compile(r"!?\s*(onpath|exists)\s+\S+")
 _LIFECYCLE_KEYS = frozenset({*_STEPS, "Setenv"})
 
@@ -170,11 +174,19 @@ def _document(file: Path) -> Any:
         read_yaml(file)  # bounded, and every way of failing in one error
         text = file.read_text(encoding="utf-8")
         # The base loader makes strings, lists and dicts alone.
-        return json.loads(text) if file.suffix == ".json" else yaml.load(text, yaml.BaseLoader)  # noqa: S506
+        document = json.loads(text) if file.suffix == ".json" else yaml.load(text, yaml.BaseLoader)  # noqa: S506
     except Rejected as error:
         raise ConfigError(str(error)) from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"It is not {file.suffix[1:].upper()}: {error}.") from error
+    left, waiting = _VALUES_MAX, [document]
+    while waiting and left:
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left -= 1
+    if waiting:
+        raise ConfigError(f"It has more than {_VALUES_MAX} values; are there aliases of aliases in it?")
+    return document
 
 
 class _Yaml(yaml.SafeLoader):
@@ -213,6 +225,8 @@ def _parse(document: Any, defaults: Any, file: Path, flavour: Flavour) -> Recipe
                 f"$.{key}",
             )
     raw = _convert(document, _Recipe, "$")
+    if raw.component_name in _NAMES_OF_OURS:
+        raise ConfigError("That is a name of the nucleus' own files; choose another.", "$.ComponentName")
     check_version(raw.component_version, "$.ComponentVersion")
     dependencies: dict[str, Dependency] = {}
     for name, part in raw.component_dependencies.items():

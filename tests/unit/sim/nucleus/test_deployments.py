@@ -204,10 +204,23 @@ def test_the_next_nucleus_brings_back_what_was_deployed_without_installing_again
             file.unlink()
         await made.deployments.resume()
         await made.until(A, "RUNNING")
-        await made.until_output("7")
+        await made.until_output("stdout: 7", times=2)
         assert made.deployments.roots == {A: "1.0.0"}
         assert made.output().count("stdout: installed") == 1
-        assert made.output().count("stdout: 7") == 2
+
+    play(tmp_path, first, second)
+
+
+def test_what_cannot_be_brought_back_is_said_with_a_way_out(tmp_path: Path) -> None:
+    async def first(made: Bench) -> None:
+        write_recipe(made.recipes, lifecycle={"run": FOREVER})
+        await made.deploy()
+
+    async def second(made: Bench) -> None:
+        (kept,) = made.layout.recipes.iterdir()
+        kept.write_text(kept.read_text().replace("run:", "Run:"))
+        with pytest.raises(ConfigError, match=r"cannot be brought back: .* Remove .*deployment\.json to go on"):
+            await made.deployments.resume()
 
     play(tmp_path, first, second)
 

@@ -160,7 +160,7 @@ def test_a_startup_script_may_stay_and_report(tmp_path: Path) -> None:
         made[A].report("RUNNING")
         assert (await deploying).status == "SUCCEEDED"
         made[A].report("ERRORED", "the camera is gone")
-        await made.until_output("here")
+        await made.until_output("here", times=2)
         await made.until(A, "STARTING")
         assert made[A].restarts == 1
 
@@ -217,7 +217,7 @@ def test_hard_dependents_go_and_come_with_what_they_need(tmp_path: Path) -> None
         made[B].start()
         await made.until(A, "RUNNING")
         assert made[A].restarts == 0  # that was no error of its own
-        assert made.output() == ["stdout: up"] * 2
+        await made.until_output("up", times=2)
 
     play(tmp_path, scene)
 

@@ -62,11 +62,15 @@ def test_the_digest_changes_with_the_artifacts_and_copies_follow(tmp_path: Path)
     source.write_text("one")
     one = made(tmp_path)
     (recipe,) = one.add(tmp_path / "r", tmp_path / "a")
+    stale = tmp_path / "root" / "packages" / "artifacts" / A / "1.0.0.new" / "stale.txt"  # of an attempt that failed
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     first = one.install(recipe, own_user())
     assert one.install(recipe, own_user()) == first
     source.write_text("two")
     assert one.install(recipe, own_user()) != first
     copy = tmp_path / "root" / "packages" / "artifacts" / A / "1.0.0" / "x.txt"
+    assert [file.name for file in copy.parent.iterdir()] == ["x.txt"]
     assert copy.read_text() == "two"
     # A later nucleus in this root knows the copies alone.
     later = made(tmp_path)

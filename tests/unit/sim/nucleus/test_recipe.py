@@ -95,6 +95,8 @@ def test_a_json_recipe_keeps_its_types_on_both(tmp_path: Path) -> None:
         ("ComponentVersion: 1.0.0", "ComponentVersion: 1.0", "$.ComponentVersion", "semantic version"),
         ("ComponentVersion: 1.0.0", "ComponentVersion: NEXT_PATCH", "$.ComponentVersion", "gdk component build"),
         ("com.example.A\n", "com/example\n", "$.ComponentName", "regex"),
+        ("com.example.A\n", "..\n", "$.ComponentName", "of the nucleus"),
+        ("com.example.A\n", "greengrass\n", "$.ComponentName", "of the nucleus"),
         ("2020-01-25", "2021-01-25", "$.RecipeFormatVersion", "2021-01-25"),
         ("^1.2.0", "latest", '$.ComponentDependencies["com.example.B"].VersionRequirement', "version requirement"),
         ("{artifacts:path}", "{artifacts:Path}", "$.Manifests[0].Lifecycle.run", "did you mean `{artifacts:path}`?"),
@@ -194,6 +196,17 @@ def test_braces_of_scripts_are_left_alone(tmp_path: Path) -> None:
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, suffix: str) -> None:
     with pytest.raises(ConfigError):
         read(tmp_path, text, suffix=suffix)
+
+
+def test_documents_that_swell_are_refused(tmp_path: Path) -> None:
+    layers = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    with pytest.raises(ConfigError, match="more than 100000 values"):
+        read(tmp_path, f"l0: &l0 [x]\n{layers}{PLAIN}")
+    with pytest.raises(ConfigError, match="recursive"):
+        read(tmp_path, f"l0: &l0 [*l0]\n{PLAIN}")
+    for suffix in (".yaml", ".json"):
+        with pytest.raises(ConfigError, match="recursion"):
+            read(tmp_path, "[" * 20_000, suffix=suffix)
 
 
 @settings(max_examples=30, deadline=None)
