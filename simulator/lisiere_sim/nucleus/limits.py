@@ -11,6 +11,7 @@ from lisiere.errors import LisiereError
 
 _BASIC_INGEST = "$aws/rules/"  # up to and with the rule's name it counts as no part of the topic
 _RESERVED = "$aws/"  # topics of AWS's own services: shadows, jobs; they have limits of their own
+_TOPIC_BYTES_MAX = 65_535  # MQTT's own, which cannot be switched off
 _CUTS = "IoT Core would close the connection over it"
 
 
@@ -75,8 +76,8 @@ class Limits:
             size = len(topic.encode())
         except UnicodeEncodeError:
             raise Refused("invalid_topic", f"{_short(topic)} is no UTF-8, which MQTT asks of a topic.") from None
-        if not topic or "\0" in topic:
-            raise Refused("invalid_topic", "A topic has at least one character, and none of them is NUL.")
+        if not topic or "\0" in topic or size > _TOPIC_BYTES_MAX:
+            raise Refused("invalid_topic", f"A topic has 1 to {_TOPIC_BYTES_MAX} bytes, and none of them is NUL.")
         if topic.startswith("$"):
             if not topic.startswith(_RESERVED):
                 raise Refused("reserved_topic", f"{_short(topic)} is reserved: topics with $ are AWS's, and {_CUTS}.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lisiere_sim.nucleus.limits import Refused
 
 SPOOL_BYTES = int(2.5 * 1024 * 1024)
+_MESSAGES_MAX = 100_000  # ours, since messages without a payload have no size
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Spooler:
             raise Refused("spooler_full", "Message is larger than the size of message spool.")
         if self._bytes + size > self._max_bytes:
             self.drop_qos_0("spooler_full", self._bytes + size - self._max_bytes)
-        if self._bytes + size > self._max_bytes:
+        if self._bytes + size > self._max_bytes or len(self._waiting) >= _MESSAGES_MAX:
             raise Refused("spooler_full", "Message spool is full. Message could not be added.")
         self._bytes += size
         self._waiting.append(message)

@@ -47,6 +47,8 @@ def test_what_it_takes_is_let_through(topic: str) -> None:
 
 def test_limits_can_be_switched_off_and_tightened() -> None:
     UNLIMITED.check_publish("/".join("a" * 300), b"x" * 1_000_000)
+    with pytest.raises(Refused, match="65535 bytes"):
+        UNLIMITED.check_publish("é" * 32_768, b"")
     with pytest.raises(Refused, match="takes 5"):
         Limits(payload_bytes=5).check_publish("a", b"123456")
 

@@ -58,6 +58,15 @@ def test_what_is_under_way_counts_until_it_is_acknowledged() -> None:
     spooler.store(message("b"))
 
 
+def test_messages_without_a_payload_do_not_gather_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lisiere_sim.nucleus.spooler._MESSAGES_MAX", 3)
+    spooler = Spooler(10, Counter())
+    for name in "abc":
+        spooler.store(message(name, size=0))
+    with pytest.raises(Refused, match="full"):
+        spooler.store(message("d", size=0))
+
+
 def test_dropping_says_how_many() -> None:
     dropped: Counter[str] = Counter()
     spooler = Spooler(1000, dropped)
