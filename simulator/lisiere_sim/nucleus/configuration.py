@@ -34,6 +34,7 @@ class ConfigurationStore:
     """Keeps every component's configuration, in a file if there is one; each change is on disk when it returns.
 
     A leaf is anything but a mapping with keys. Each bears the time at which it was set; an older write leaves it alone.
+    Keys are taken as they are written; the classic nucleus compares some of them without their case.
 
     Args:
         file: where it is kept. Without one it is gone with the process.

@@ -16,11 +16,12 @@ _DEFER_MAX_MS = 24 * 3600 * 1000
 
 @dataclass(slots=True)
 class _Asked:
-    """One deployment's question to one component: when it may be asked again, Unix-like loop seconds; None: unanswered.
+    """One deployment's question to one component.
 
     Attributes:
-        again: the loop's time at which to ask again; None while there is no answer.
-        agreed: it answered that now is right.
+        again: the loop's time at which to ask again, if it has deferred.
+        agreed: whether it has answered that now is right.
+        woken: set by its answer, or when nobody is left who could give one.
     """
 
     again: float | None = None
