@@ -86,7 +86,7 @@ class Bench:
             Tokens(),
             self.released.append,
         )
-        self.deployments = Deployments(Packages(self.layout, flavour), self.around, self.store, self, settle=0.1)
+        self.deployments = Deployments(Packages(self.layout, flavour), self.around, self.store, self, settle=0.05)
 
     async def ask(self, _deployment: str, components: list[str]) -> None:
         """Agree to everything, and remember who was asked."""
