@@ -28,12 +28,13 @@ class Access:
     """Allows what a policy of the asking component allows, and nothing else.
 
     Args:
-        thing: what `{iot:thingName}` in a resource stands for.
+        thing: what `{iot:thingName}` in a resource stands for, if this nucleus fills it in.
     """
 
     def __init__(self, store: ConfigurationStore, thing: str, flavour: Flavour) -> None:
         self._store = store
         self._thing = thing
+        self._fills_in = flavour.fills_in_configuration
         # Whose resources are topics, in which + and # mean what they mean in MQTT.
         self._topics = {"aws.greengrass.ipc.mqttproxy", *(["aws.greengrass.ipc.pubsub"] * flavour.pubsub_filters)}
 
@@ -56,7 +57,7 @@ class Access:
         raise IpcError("UnauthorizedError", self._refusal(component, service, full, resource, policies))
 
     def _filled(self, pattern: str) -> str:
-        return pattern.replace("{iot:thingName}", self._thing)
+        return pattern.replace("{iot:thingName}", self._thing) if self._fills_in else pattern
 
     def _refusal(self, component: str, service: str, operation: str, resource: str, policies: Any) -> str:
         looked_at = [
@@ -65,10 +66,12 @@ class Access:
         ]
         if len(looked_at) > _SHOWN:
             looked_at = [*looked_at[:_SHOWN], f"{len(looked_at) - _SHOWN} more"]
+        as_it_stands = not self._fills_in and any("{iot:" in text for text in looked_at)
         return (
             f"Principal {component} is not authorized to perform {service}:{operation} on resource {resource}. "
             f"Policies looked at in its accessControl: {'; '.join(looked_at) or f'none for {service}'}. "
             f"One with operations [{operation}] and resources [{resource}] would allow it."
+            + (" Nucleus lite fills in no variables in a configuration: `+` or `*` has to stand there." * as_it_stands)
         )
 
 

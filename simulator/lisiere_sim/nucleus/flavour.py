@@ -27,6 +27,9 @@ class Flavour:
         message_key: under which key an error's body has its sentence.
         shadows: whether there is a shadow manager.
         pubsub_filters: whether `+` and `#` are wildcards in the resources of aws.greengrass.ipc.pubsub; `*` always is.
+        fills_in_configuration: whether `{iot:thingName}` in accessControl becomes the thing's name. The classic nucleus
+            does that where its interpolateComponentConfiguration is on, as AWS recommends, and lite never.
+        every_brace_is_a_variable: whether a script's `{` must begin a variable; else braces that are none stay.
         receive_modes: whether SubscribeToTopic heeds `receiveMode`; else a component gets its own messages too.
     """
 
@@ -46,6 +49,8 @@ class Flavour:
     message_key: str
     shadows: bool
     pubsub_filters: bool
+    fills_in_configuration: bool
+    every_brace_is_a_variable: bool
     receive_modes: bool
 
 
@@ -66,6 +71,8 @@ CLASSIC = Flavour(
     message_key="message",
     shadows=True,
     pubsub_filters=True,
+    fills_in_configuration=True,
+    every_brace_is_a_variable=False,
     receive_modes=True,
 )
 LITE = Flavour(
@@ -85,6 +92,8 @@ LITE = Flavour(
     message_key="_message",
     shadows=False,
     pubsub_filters=False,
+    fills_in_configuration=False,
+    every_brace_is_a_variable=True,
     receive_modes=False,
 )
 FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (CLASSIC, LITE)}

@@ -244,6 +244,9 @@ def _parse(document: Any, defaults: Any, file: Path, flavour: Flavour) -> Recipe
         place = ", ".join(f"{key}={value}" for key, value in here.items())
         hint = f'; nucleus lite demands `runtime: "*"` or `runtime: {flavour.runtime}`' if flavour.needs_runtime else ""
         raise ConfigError(f"No manifest fits {place}{hint}.", "$.Manifests")
+    if flavour.every_brace_is_a_variable:
+        for step, script in chosen[0].scripts.items():
+            variables.check_braces(script.script, f"{chosen[0].path}.{step}")
     return Recipe(
         raw.component_name,
         raw.component_version,

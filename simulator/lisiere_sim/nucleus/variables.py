@@ -41,6 +41,22 @@ def check(text: str, path: str) -> None:
         raise ConfigError(f"There is no variable `{found[0]}`{hint}", path)
 
 
+def check_braces(text: str, path: str) -> None:
+    """Make sure that a text has no `{` but those of variables, since nucleus lite takes every one for such.
+
+    Raises:
+        ConfigError: it has.
+    """
+    left = _VARIABLE.sub("", text)
+    if "{" in left:
+        place = left.index("{")
+        raise ConfigError(
+            f"Nucleus lite takes every `{{` for the beginning of a variable, and fails at {left[place : place + 9]!r}. "
+            "Write this without braces, or put it into a file of the artifact.",
+            path,
+        )
+
+
 def interpolate(text: str, value: Callable[[str | None, str, str], str | None]) -> str:
     """Return a text with its variables replaced.
 

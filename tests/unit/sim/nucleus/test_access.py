@@ -92,6 +92,14 @@ def test_the_thing_name_is_filled_in() -> None:
         here.check("c", MQTT, "PublishToIoTCore", "x/pumps1/y")
 
 
+def test_nucleus_lite_does_not_fill_it_in_and_says_so() -> None:
+    here = access(policy(["*"], ["x/{iot:thingName}/#"]), flavour=LITE)
+    with pytest.raises(IpcError, match="Nucleus lite fills in no variables in a configuration"):
+        here.check("c", MQTT, "PublishToIoTCore", "x/t/y")
+    with pytest.raises(IpcError, match=r"would allow it\.$"):
+        access(policy(["*"], ["x"]), flavour=LITE).check("c", MQTT, "PublishToIoTCore", "y")
+
+
 def test_a_refusal_says_what_was_asked_what_was_looked_at_and_what_would_help() -> None:
     here = access(policy(["aws.greengrass#SubscribeToIoTCore"], ["x/#", "y"]))
     with pytest.raises(IpcError) as caught:

@@ -62,6 +62,14 @@ def test_everything_in_a_recipe_is_understood(tmp_path: Path) -> None:
     assert found.artifacts[0].file == "a.zip"
 
 
+def test_on_lite_every_brace_of_a_script_begins_a_variable(tmp_path: Path) -> None:
+    braces = PLAIN.replace("run: exec x {artifacts:path}", "run: 'cd {artifacts:path} && { ${X:-x}; }'")
+    assert read(tmp_path, braces).steps.scripts["run"].script.endswith("{ ${X:-x}; }")
+    with pytest.raises(ConfigError, match=r"takes every `\{` .* fails at '\{ \$\{X:-x\}'") as caught:
+        read(tmp_path, braces, LITE)
+    assert caught.value.path == "$.Manifests[0].Lifecycle.run"
+
+
 def test_scalars_of_yaml_are_strings_on_lite_and_values_on_classic(tmp_path: Path) -> None:
     values: dict[str, Any] = {"number": 5, "truth": True, "nothing": None, "text": "5", "word": "on"}
     values |= {"day": "2026-01-31", "deep": {"list": [1.5]}}
