@@ -175,7 +175,10 @@ class Deployments:
             self.roots = roots
             outcome = Outcome(wanted.id, "SUCCEEDED")
             try:
-                broken = await self._come_up(await self._switch(recipes, wanted.configuration))
+                changed = await self._switch(recipes, wanted.configuration)
+                # Before it is known to be well: a nucleus that stops meanwhile goes on with it when it is back.
+                write_json(self._file, _Record(self.roots))
+                broken = await self._come_up(changed)
             except (LisiereError, OSError) as error:
                 broken = [str(error)]
             if broken and not wanted.go_back:

@@ -20,7 +20,7 @@ from lisiere.errors import ConfigError, Rejected
 from lisiere_sim.nucleus.deployments import ConfigurationUpdate
 from lisiere_sim.nucleus.processes import find_user
 from lisiere_sim.nucleus.surroundings import Settings
-from support.nuclei import A, B, Bench, bench, write_recipe
+from support.nuclei import PATIENTLY, A, B, Bench, bench, write_recipe
 
 FOREVER = "exec sleep 600"
 Scene = Callable[[Bench], Awaitable[None]]
@@ -207,6 +207,23 @@ def test_the_next_nucleus_brings_back_what_was_deployed_without_installing_again
         await made.until_output("stdout: 7", times=2)
         assert made.deployments.roots == {A: "1.0.0"}
         assert made.output().count("stdout: installed") == 1
+
+    play(tmp_path, first, second)
+
+
+def test_a_deployment_that_the_nucleus_stopped_amid_goes_on_with_the_next(tmp_path: Path) -> None:
+    async def first(made: Bench) -> None:
+        write_recipe(made.recipes, defaults={"x": 1}, lifecycle={"install": FOREVER, "run": "echo {configuration:/x}"})
+        deploying = asyncio.ensure_future(made.deploy(configuration={A: ConfigurationUpdate(merge={"x": 7})}))
+        assert await made.around.board.until(lambda: A in made.deployments.components, PATIENTLY)
+        assert not deploying.done()
+        deploying.cancel()  # as the end of the nucleus' loop does
+        await asyncio.gather(deploying, return_exceptions=True)
+
+    async def second(made: Bench) -> None:
+        await made.deployments.resume()
+        assert made.deployments.roots == {A: "1.0.0"}
+        assert made.store.read(A) == {"x": 7}
 
     play(tmp_path, first, second)
 
