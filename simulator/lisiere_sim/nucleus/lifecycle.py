@@ -129,7 +129,8 @@ class Component:
         """Whether it is where a deployment wants it, or will never get there by itself."""
         unfinished = self._only_installs and not self._host.flavour.finishes_install_only
         stuck = unfinished or any(one.settled and not one.ready for one in self.hard)
-        return self.ready or self.state == "BROKEN" or (self.state == "INSTALLED" and stuck)
+        stays = self._task is None or self.state == "BROKEN" or (self.state == "INSTALLED" and stuck)
+        return self.ready or stays
 
     @property
     def _only_installs(self) -> bool:
@@ -250,15 +251,19 @@ class Component:
             return True
         if step == "startup":
             await self._started_up()
-        self._set("RUNNING")
+        if self._lost() is None:
+            self._set("RUNNING")
         return await self._running(step)
 
     async def _await_dependencies(self) -> None:
-        while waits := [one for one in self.hard if not one.ready]:
-            first = waits[0]
+        while (first := self._lost()) is not None:
             self._set("INSTALLED", f"It waits for {first.name}, which is {first.state}.")
-            seen = first.state
-            await self._host.board.until(lambda first=first, seen=seen: first.state != seen)  # type: ignore[misc]
+            before = (first, first.state)
+            await self._host.board.until(lambda before=before: before != self._waits_for())  # type: ignore[misc]
+
+    def _waits_for(self) -> tuple[Component | None, State]:
+        lost = self._lost()
+        return lost, lost.state if lost is not None else "RUNNING"
 
     async def _started_up(self) -> None:
         """Wait until `startup` has ended well or the component has reported RUNNING."""

@@ -222,6 +222,34 @@ def test_hard_dependents_go_and_come_with_what_they_need(tmp_path: Path) -> None
     play(tmp_path, scene)
 
 
+def test_who_waits_for_a_broken_one_hears_of_its_successor(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, B, lifecycle={"run": "exit 1"})
+        write_recipe(made.recipes, needs={B: "*"}, lifecycle={"run": FOREVER})
+        assert (await made.deploy()).status == "FAILED"
+        waiting = await made.until(A, "INSTALLED")
+        assert f"waits for {B}, which is BROKEN" in waiting.why
+        write_recipe(made.recipes, B, "1.0.1", lifecycle={"run": FOREVER})
+        assert (await made.deploy()).status == "SUCCEEDED"
+        assert made[A] is waiting
+        await made.until(A, "RUNNING")
+
+    play(tmp_path, scene)
+
+
+def test_a_deployment_does_not_wait_for_what_was_stopped_meanwhile(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, B, lifecycle={"startup": "echo here; " + FOREVER})
+        write_recipe(made.recipes, needs={B: "*"}, lifecycle={"run": FOREVER})
+        deploying = asyncio.create_task(made.deploy())
+        await made.until_output("here", B)
+        await made[B].stop()
+        assert (await deploying).status == "SUCCEEDED"
+        assert made[A].state == "INSTALLED"
+
+    play(tmp_path, scene)
+
+
 def test_a_component_that_forks_and_ignores_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
     async def scene(made: Bench) -> None:
         daemon = "setsid sh -c 'trap \"\" TERM; echo $$ > daemon; while :; do sleep 1; done' &"
@@ -257,9 +285,7 @@ def test_a_component_that_writes_without_end_fills_nothing_and_stops_nobody(
             if full.exists():
                 break
             await asyncio.sleep(0.01)
-        before = len(made.output(B))
-        await asyncio.sleep(0.2)
-        assert len(made.output(B)) > before
+        await made.until_output("tick", B, times=len(made.output(B)) + 3)
         assert made[A].state == "RUNNING"
         assert full.stat().st_size < 400_000
         assert {file.name for file in made.layout.logs.glob("*A*")} == {log.name, full.name}
