@@ -120,6 +120,11 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--secrets", type=Path, metavar="FILE", help="what GetSecretValue gives: YAML with a list `secrets`"
     )
+    run.add_argument(
+        "--disk-spooler",
+        action="store_true",
+        help="what waits for IoT Core is on disk, too, and outlives the nucleus (classic alone; by default in memory)",
+    )
     run.add_argument("--no-limits", action="store_true", help="let pass what AWS IoT Core would refuse or discard")
     run.add_argument("--log-ipc", action="store_true", help="log every call of the IPC, not only those that fail")
     run.set_defaults(run=_run)

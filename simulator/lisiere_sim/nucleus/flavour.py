@@ -18,6 +18,7 @@ class Flavour:
         yaml_scalars_are_strings: whether numbers, booleans and null of a YAML recipe arrive as strings.
         ipc_payload_max: bytes of an IPC message's payload.
         in_flight: unacknowledged publishes to IoT Core at most; lite refuses what is more.
+        opens_connections: whether a further connection takes the subscriptions that IoT Core allows none for any more.
         spools: whether what cannot be sent to IoT Core waits in a spooler; else it is refused.
         runs_shutdown: whether `shutdown`, `recover` and `Skipif` are heeded; else stopping is SIGTERM alone.
         finishes_install_only: whether a component without `run` and `startup` reaches FINISHED.
@@ -40,6 +41,7 @@ class Flavour:
     yaml_scalars_are_strings: bool
     ipc_payload_max: int
     in_flight: int
+    opens_connections: bool
     spools: bool
     runs_shutdown: bool
     finishes_install_only: bool
@@ -62,6 +64,7 @@ CLASSIC = Flavour(
     yaml_scalars_are_strings=False,
     ipc_payload_max=10 * 1024 * 1024,
     in_flight=5,
+    opens_connections=True,
     spools=True,
     runs_shutdown=True,
     finishes_install_only=True,
@@ -83,6 +86,7 @@ LITE = Flavour(
     yaml_scalars_are_strings=True,
     ipc_payload_max=10_000,
     in_flight=10,
+    opens_connections=False,
     spools=False,
     runs_shutdown=False,
     finishes_install_only=False,

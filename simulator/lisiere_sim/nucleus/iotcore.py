@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lisiere.errors import Retryable
 from lisiere.health import worth_logging
 from lisiere_sim.broker import Address
+from lisiere_sim.nucleus.counters import Counters
 from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.limits import Bucket, Limits, Refused, covers
 from lisiere_sim.nucleus.mqtt import Connection, MqttSettings
@@ -26,28 +26,6 @@ from lisiere_sim.nucleus.subscriptions import OnMessage, Subscription, Subscript
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.25
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start.
-
-    Attributes:
-        published: publishes that components were told to have succeeded.
-        acknowledged: QoS 1 publishes that the broker has acknowledged, and QoS 0 that were sent.
-        received: messages from the broker; `unclaimed` of them had no subscriber any more.
-        connects: connections that the broker accepted.
-        refused: publishes and subscriptions that failed, by reason.
-        dropped: publishes that had succeeded and were dropped, by reason.
-    """
-
-    published: int = 0
-    acknowledged: int = 0
-    received: int = 0
-    unclaimed: int = 0
-    connects: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -85,7 +63,7 @@ class IotCore:
         self._limits = limits or Limits()
         self._settings = settings or MqttSettings()
         self._window = self._settings.in_flight or flavour.in_flight
-        self._spooler = Spooler(self._settings.spool_bytes, self.counters.dropped)
+        self._spooler = Spooler(self._settings.spool_bytes, self.counters.dropped, self._settings.spool_file)
         self._rate = Bucket(self._limits.publishes_per_s)
         self._throughput = Bucket(self._limits.bytes_per_s)
         self._link: Connection | None = None
@@ -148,7 +126,7 @@ class IotCore:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._said = "The nucleus stops."  # no news
         self._forget_link(self._said)
-        dropped = self._spooler.drop_all("nucleus_stopped")
+        dropped = self._spooler.close("nucleus_stopped")
         if dropped:
             _log.warning(
                 "IoT Core: %d accepted publishes are dropped, because the nucleus stops and its spooler is in memory.",
@@ -207,7 +185,9 @@ class IotCore:
         return lambda: self._unsubscribe(subscription)
 
     async def _admit(self, subscription: Subscription) -> None:
-        text, most = subscription.filter, self._limits.subscriptions
+        text = subscription.filter
+        # Here one connection is enough for all that classic opens: the broker has no such limit.
+        most = None if self._flavour.opens_connections else self._limits.subscriptions
         self._limits.check_filter(text)
         self._subscriptions.add(subscription)
         if most is not None and len(self._subscriptions.needed()) > most:

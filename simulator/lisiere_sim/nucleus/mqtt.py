@@ -12,6 +12,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -34,6 +35,7 @@ class MqttSettings:
             30 s.
         retries: how often a publish is tried again before the spooler drops it.
         spool_bytes: of payloads in the spooler.
+        spool_file: where the spooler's messages are, too, so that they outlive the nucleus; None: in memory alone.
         keep_qos_0: whether QoS 0 is spooled while offline.
         keepalive_s: how long the broker may say nothing.
         reconnect_s: the first pause before connecting again, and the longest; classic has 1 and 120 s, lite 5 and
@@ -44,6 +46,7 @@ class MqttSettings:
     ack_timeout_s: float = 30.0
     retries: int = 100
     spool_bytes: int = SPOOL_BYTES
+    spool_file: Path | None = None
     keep_qos_0: bool = False
     keepalive_s: int = 15
     reconnect_s: tuple[float, float] = (1.0, 2.0)

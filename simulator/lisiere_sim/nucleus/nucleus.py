@@ -39,6 +39,7 @@ from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.lifecycle import Patience
 from lisiere_sim.nucleus.limits import Limits
 from lisiere_sim.nucleus.logs import FILE_BYTES
+from lisiere_sim.nucleus.mqtt import MqttSettings
 from lisiere_sim.nucleus.packages import Packages
 from lisiere_sim.nucleus.shadows import Shadows
 from lisiere_sim.nucleus.surroundings import Settings, Surroundings
@@ -54,6 +55,7 @@ class Options:
 
     Attributes:
         broker: `embedded`, `mosquitto` or HOST:PORT.
+        disk_spooler: whether what waits for IoT Core outlives the nucleus; for a flavour that spools.
         settle: seconds that new components must stay up for a deployment to have succeeded.
     """
 
@@ -63,6 +65,7 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     patience: Patience = field(default_factory=Patience)
     limits: Limits = field(default_factory=Limits)
+    disk_spooler: bool = False
     settle: float = 2.0
     log_ipc: bool = False
     secrets: Sequence[Secret] = ()
@@ -130,7 +133,7 @@ class Nucleus:
             if damaged:
                 _log.warning("%s", damaged)
         host, port = await asyncio.to_thread(self._broker.start)
-        self.iotcore = IotCore((host, port), options.settings.thing, options.flavour, options.limits)
+        self.iotcore = IotCore((host, port), options.settings.thing, options.flavour, options.limits, self._mqtt())
         await self.iotcore.start()
         self.server = IpcServer(
             layout.socket, self.tokens.authenticate, self._operations(self.iotcore), options.flavour, self.journal
@@ -199,6 +202,12 @@ class Nucleus:
             ],
             "iot_core": self.iotcore.status() if self.iotcore is not None else {},
         }
+
+    def _mqtt(self) -> MqttSettings:
+        """The nucleus' `mqtt` settings; on disk its spooler lies where the component that is one would keep it."""
+        if not self.options.disk_spooler:
+            return MqttSettings()
+        return MqttSettings(spool_file=self.layout.work("aws.greengrass.DiskSpooler") / "spooler.db")
 
     def _commands(self) -> dict[str, Command]:
         return {

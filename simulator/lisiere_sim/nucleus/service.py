@@ -37,8 +37,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code.
 
     Raises:
+        ConfigError: the arguments do not go together.
         LisiereError: the nucleus cannot be started, or the first deployment is wrong.
     """
+    if args.disk_spooler and not FLAVOURS[args.flavour].spools:
+        raise ConfigError(f"The {args.flavour} nucleus has no spooler.", "--disk-spooler")
     with _root(args) as root:
         settings = Settings(args.thing, args.region, component_user(args.component_user), environment(args.env))
         secrets = read_secrets(args.secrets) if args.secrets else []
@@ -48,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
             args.broker,
             settings,
             limits=UNLIMITED if args.no_limits else Limits(),
+            disk_spooler=args.disk_spooler,
             log_ipc=args.log_ipc,
             settle=args.settle,
             secrets=secrets,

@@ -1,4 +1,4 @@
-"""The classic nucleus's spooler: publishes wait in memory until IoT Core has acknowledged them.
+"""The classic nucleus's spooler: publishes wait, in memory and if asked on disk, until IoT Core has acknowledged them.
 
 Source: the classic nucleus, `mqttclient/spool/Spool.java`. Full, it drops QoS 0 to make room, and refuses the new
 message when that is not enough.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
+from pathlib import Path
 
 from lisiere_sim.nucleus.limits import Refused
+from lisiere_sim.nucleus.spoolfile import SpoolFile
 
 SPOOL_BYTES = int(2.5 * 1024 * 1024)
 _MESSAGES_MAX = 100_000  # ours, since messages without a payload have no size
@@ -17,13 +19,14 @@ _MESSAGES_MAX = 100_000  # ours, since messages without a payload have no size
 
 @dataclass(slots=True)
 class Message:
-    """One publish. `tries` counts how often sending it has failed."""
+    """One publish. `tries` counts how often sending it has failed; `number` is its place on disk, if it has one."""
 
     topic: str
     payload: bytes
     qos: int
     retain: bool
     tries: int = 0
+    number: int | None = None
 
 
 class Spooler:
@@ -32,13 +35,18 @@ class Spooler:
     Args:
         max_bytes: of payloads, with those under way.
         dropped: where what is dropped is counted.
+        file: where the messages are, too; what it holds from before comes first.
     """
 
-    def __init__(self, max_bytes: int, dropped: Counter[str]) -> None:
+    def __init__(self, max_bytes: int, dropped: Counter[str], file: Path | None = None) -> None:
         self._max_bytes = max_bytes
         self._dropped = dropped
         self._waiting: deque[Message] = deque()
         self._bytes = 0
+        self._file = SpoolFile(file) if file is not None else None
+        for number, topic, payload, qos, retain in self._file.rows if self._file is not None else ():
+            self._waiting.append(Message(topic, payload, qos, bool(retain), number=number))
+            self._bytes += len(payload)
 
     def __len__(self) -> int:
         """How many wait; those under way not counted."""
@@ -57,6 +65,8 @@ class Spooler:
             self.drop_qos_0("spooler_full", self._bytes + size - self._max_bytes)
         if self._bytes + size > self._max_bytes or len(self._waiting) >= _MESSAGES_MAX:
             raise Refused("spooler_full", "Message spool is full. Message could not be added.")
+        if self._file is not None:
+            message.number = self._file.add(message.topic, message.payload, message.qos, message.retain)
         self._bytes += size
         self._waiting.append(message)
 
@@ -75,6 +85,8 @@ class Spooler:
     def forget(self, message: Message) -> None:
         """Let go of a message that was delivered or given up."""
         self._bytes -= len(message.payload)
+        if self._file is not None and message.number is not None:
+            self._file.remove(message.number)
 
     def drop_qos_0(self, reason: str, needed: int | None = None) -> None:
         """Drop QoS 0 messages, oldest first, until `needed` bytes are free; all of them without it."""
@@ -88,11 +100,14 @@ class Spooler:
                 kept.append(message)
         self._waiting = kept
 
-    def drop_all(self, reason: str) -> int:
-        """Drop what waits and return how many messages that were."""
-        count = len(self._waiting)
-        while self._waiting:
-            self.forget(self._waiting.popleft())
-        if count:
-            self._dropped[reason] += count
-        return count
+    def close(self, reason: str) -> int:
+        """Drop what is in memory alone, for this reason, and return how many messages that were."""
+        lost = sum(message.number is None for message in self._waiting)
+        self._waiting.clear()
+        self._bytes = 0
+        if lost:
+            self._dropped[reason] += lost
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        return lost

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,7 +308,7 @@ def test_lite_refuses_more_than_its_window(proxy: tuple[Proxy, Address]) -> None
 
 def test_too_many_subscriptions_and_wrong_ones_are_refused_and_leave_nothing(address: Address) -> None:
     async def work() -> None:
-        async with running(address, limits=Limits(subscriptions=2)) as core:
+        async with running(address, LITE, Limits(subscriptions=2)) as core:
             await core.subscribe("a", lambda *_: None)
             await core.subscribe("b", lambda *_: None)
             assert await refusal(core.subscribe("c", lambda *_: None)) == "too_many_subscriptions"
@@ -339,3 +340,23 @@ def test_stopping_waits_a_while_for_what_is_held_and_says_what_it_drops(
 
     run(work())
     assert "1 accepted publishes are dropped" in caplog.text
+
+
+def test_with_a_disk_spooler_what_was_accepted_outlives_the_nucleus(address: Address, tmp_path: Path) -> None:
+    async def work() -> None:
+        settings = MqttSettings(reconnect_s=(0.05, 0.1), spool_file=tmp_path / "spooler.db")
+        got: Messages = []
+        async with running(address, thing="cloud") as cloud:
+            await cloud.subscribe("t/#", lambda *message: got.append(message))
+            async with running(address, settings=settings) as core:
+                core.online(False)
+                await until(lambda: not core.connected)
+                await core.publish("t/x", b"1")
+                await core.publish("t/x", b"2")
+            assert core.counters.dropped == {}
+            async with running(address, settings=settings) as core:
+                await until(lambda: len(got) == 2)
+                await until(lambda: not core.held)
+        assert got == [("t/x", b"1"), ("t/x", b"2")]
+
+    run(work())

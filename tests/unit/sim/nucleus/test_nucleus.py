@@ -184,3 +184,22 @@ def test_settings_reach_components_and_the_token_does_not_reach_the_logs(tmp_pat
         assert not any(token.encode() in file.read_bytes() for file in kept)
 
     asyncio.run(scene())
+
+
+def test_the_disk_spooler_lies_in_its_component_s_work_folder_and_goes_on_with_the_next_nucleus(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, disk_spooler=True) as nucleus:
+            assert nucleus.iotcore is not None
+            nucleus.iotcore.online(False)
+            await nucleus.iotcore.publish("t", b"x")
+            assert (nucleus.layout.work("aws.greengrass.DiskSpooler") / "spooler.db").is_file()
+        async with running(tmp_path, disk_spooler=True) as nucleus:
+            core = nucleus.iotcore
+            assert core is not None
+            for _ in range(int(PATIENTLY / 0.01)):
+                if not core.held:
+                    break
+                await asyncio.sleep(0.01)
+            assert (core.held, core.counters.acknowledged) == (0, 1)
+
+    asyncio.run(scene())

@@ -119,6 +119,7 @@ def test_a_recipe_that_is_wrong_ends_the_run_with_its_path(tmp_path: Path, capsy
     file = write_recipe(tmp_path / "r", lifecycle={"Run": "x"})
     text = said(capsys, "run", "--recipe", str(file), "--root", str(tmp_path / "root"), "--env", "A=1", code=2)
     assert "$.Manifests[0].Lifecycle.Run: There is no such key; did you mean `run`?" in text
+    assert "The lite nucleus has no spooler." in said(capsys, "run", "--flavour", "lite", "--disk-spooler", code=2)
     text = said(capsys, "run", "--deploy", f"{A}=1.0.0", "--root", str(tmp_path / "root"), code=2)
     assert "give --recipe" in text
 

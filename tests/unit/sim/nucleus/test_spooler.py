@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,50 @@ def test_dropping_says_how_many() -> None:
     spooler = Spooler(1000, dropped)
     spooler.store(message("a"))
     spooler.store(message("b", qos=0))
-    assert spooler.drop_all("stopped") == 2
+    assert spooler.close("stopped") == 2
     assert dropped == {"stopped": 2}
     assert len(spooler) == 0
+
+
+def test_on_disk_what_is_not_delivered_outlives_the_spooler_and_keeps_its_order(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "spooler.db"
+    first = Spooler(1000, Counter(), file)
+    for name in "abcd":
+        first.store(message(name))
+    first.forget(first.take())
+    first.put_back(first.take())  # under way when the nucleus stops
+    assert first.close("stopped") == 0
+    second = Spooler(1000, Counter(), file)
+    second.store(message("e"))
+    taken = [second.take() for _ in range(len(second))]
+    assert [one.topic for one in taken] == ["b", "c", "d", "e"]
+    assert [(one.payload, one.qos, one.retain) for one in taken] == [(b"x" * 10, 1, False)] * 4
+    for one in taken:
+        second.forget(one)
+    second.close("stopped")
+    third = Spooler(1000, Counter(), file)
+    assert len(third) == 0
+    third.close("stopped")
+
+
+def test_a_damaged_database_is_deleted_and_said_to_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "spooler.db"
+    file.write_bytes(b"no database" * 1000)
+    with caplog.at_level(logging.ERROR):
+        spooler = Spooler(1000, Counter(), file)
+    assert "is damaged" in caplog.text
+    spooler.store(message("a"))
+    spooler.close("stopped")
+    again = Spooler(1000, Counter(), file)
+    assert names(again) == ["a"]
+    again.close("stopped")
+
+
+def test_what_cannot_be_written_is_kept_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spooler = Spooler(1000, Counter(), tmp_path / "spooler.db")
+    assert spooler._file is not None
+    spooler._file._db.execute("DROP TABLE spooler")
+    spooler.store(message("a"))
+    assert "cannot be written" in caplog.text
+    assert len(spooler) == 1
+    assert spooler.close("stopped") == 1
