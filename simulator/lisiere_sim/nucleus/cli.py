@@ -48,6 +48,7 @@ def register(subparsers: Any) -> None:
 
 
 _RUN_EPILOG = """\
+With --root, the flavour, thing and region of the last time hold unless given again.
 It stops on SIGTERM or Ctrl-C: components first, in reverse order, then IoT Core.
 
 examples:
@@ -88,15 +89,15 @@ def _add_run(commands: Any) -> None:
         metavar="NAME=VERSION",
         help="a component to deploy; may be repeated. Without it, each one in the recipes that no other depends on",
     )
-    run.add_argument("--flavour", choices=["classic", "lite"], default="classic", help="which nucleus (classic)")
+    run.add_argument("--flavour", choices=["classic", "lite"], help="which nucleus (classic)")
     run.add_argument(
         "--broker",
         default="embedded",
         metavar="embedded|mosquitto|HOST:PORT",
         help="what stands for IoT Core: a broker in this process (default), a Mosquitto started for it, or yours",
     )
-    run.add_argument("--thing", default="laptop", metavar="NAME", help="the thing's name and MQTT client id (laptop)")
-    run.add_argument("--region", default="us-east-1", metavar="REGION", help="what AWS_REGION says (us-east-1)")
+    run.add_argument("--thing", metavar="NAME", help="the thing's name and MQTT client id (laptop)")
+    run.add_argument("--region", metavar="REGION", help="what AWS_REGION says (us-east-1)")
     run.add_argument("--configuration", type=Path, metavar="FILE", help="reset and merge by component, YAML or JSON")
     run.add_argument(
         "--component-user",

@@ -14,7 +14,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
@@ -27,9 +29,10 @@ from lisiere_sim.nucleus.limits import UNLIMITED, Limits
 from lisiere_sim.nucleus.nucleus import Nucleus, Options
 from lisiere_sim.nucleus.processes import User, find_user, own_user
 from lisiere_sim.nucleus.recipe import Recipe
-from lisiere_sim.nucleus.surroundings import Settings
+from lisiere_sim.nucleus.surroundings import Settings, read_json, write_json
 
 _log = logging.getLogger("lisiere_sim.nucleus")
+_IDENTITY = "nucleus.json"
 _DEFAULT_USERS = ("ggc_user", "nobody")
 
 
@@ -43,11 +46,20 @@ def run(args: argparse.Namespace) -> int:
     if args.disk_spooler and not FLAVOURS[args.flavour].spools:
         raise ConfigError(f"The {args.flavour} nucleus has no spooler.", "--disk-spooler")
     with _root(args) as root:
-        settings = Settings(args.thing, args.region, component_user(args.component_user), environment(args.env))
+        kept = kept_identity(root, args)
+        user = component_user(args.component_user)
+        closed = closed_to(root, user)
+        if closed is not None:
+            _log.warning(
+                "%s, as whom components run, has no way into %s. Choose another --root or --component-user.",
+                user.name,
+                closed,
+            )
+        settings = Settings(kept.thing, kept.region, user, environment(args.env))
         secrets = read_secrets(args.secrets) if args.secrets else []
         options = Options(
             root,
-            FLAVOURS[args.flavour],
+            FLAVOURS[kept.flavour],
             args.broker,
             settings,
             limits=UNLIMITED if args.no_limits else Limits(),
@@ -66,6 +78,8 @@ async def _serve(options: Options, args: argparse.Namespace) -> int:
         loop.add_signal_handler(number, told, stop)
     nucleus = Nucleus(options, stop.set)
     await nucleus.start()
+    identity = Identity(options.flavour.name, options.settings.thing, options.settings.region)
+    write_json(nucleus.layout.config / _IDENTITY, identity)
     work = loop.create_task(_deploy(nucleus, args))
     waiting = loop.create_task(stop.wait())
     try:
@@ -106,6 +120,32 @@ async def _deploy(nucleus: Nucleus, args: argparse.Namespace) -> None:
     )
     if outcome.status != "SUCCEEDED":
         _log.error("%s `lisiere nucleus logs COMPONENT` shows its output.", outcome.why)
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a root's nucleus is, next time too unless the command line says otherwise."""
+
+    flavour: Literal["classic", "lite"] = "classic"
+    thing: str = "laptop"
+    region: str = "us-east-1"
+
+
+def kept_identity(root: Path, args: argparse.Namespace) -> Identity:
+    """Return what the command line says; where it says nothing, what the last nucleus in this root was."""
+    kept = read_json(root / "config" / _IDENTITY, Identity) or Identity()
+    return Identity(args.flavour or kept.flavour, args.thing or kept.thing, args.region or kept.region)
+
+
+def closed_to(root: Path, user: User) -> Path | None:
+    """Return the first folder on the way to a root that a user may not enter, if there is one."""
+    for folder in reversed([root.resolve(), *root.resolve().parents]):
+        if user.uid == 0 or not folder.is_dir():
+            return None
+        status = folder.stat()
+        bit = 0o100 if status.st_uid == user.uid else 0o010 if status.st_gid == user.gid else 0o001
+        if not status.st_mode & bit:
+            return folder
+    return None
 
 
 def versions(texts: list[str]) -> dict[str, str]:

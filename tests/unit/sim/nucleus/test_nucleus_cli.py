@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import logging
@@ -20,8 +21,18 @@ from lisiere.cli import main
 from lisiere.errors import ConfigError
 from lisiere_sim.nucleus import registry
 from lisiere_sim.nucleus.flavour import CLASSIC
+from lisiere_sim.nucleus.processes import User
 from lisiere_sim.nucleus.recipe import read_recipe
-from lisiere_sim.nucleus.service import environment, read_updates, roots_of, told, versions
+from lisiere_sim.nucleus.service import (
+    Identity,
+    closed_to,
+    environment,
+    kept_identity,
+    read_updates,
+    roots_of,
+    told,
+    versions,
+)
 from support.nuclei import A, B, write_recipe
 
 FOREVER = "exec sleep 600"
@@ -157,6 +168,28 @@ def test_a_second_signal_does_not_wait_for_components(monkeypatch: pytest.Monkey
         assert left == [1]
 
     asyncio.run(scene())
+
+
+def test_a_root_stays_what_it_was_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    nothing = argparse.Namespace(flavour=None, thing=None, region=None)
+    assert kept_identity(tmp_path, nothing) == Identity("classic", "laptop", "us-east-1")
+    (tmp_path / "config" / "nucleus.json").write_text('{"flavour": "lite", "thing": "a", "region": "eu-west-1"}')
+    assert kept_identity(tmp_path, nothing) == Identity("lite", "a", "eu-west-1")
+    told_otherwise = argparse.Namespace(flavour="classic", thing="b", region=None)
+    assert kept_identity(tmp_path, told_otherwise) == Identity("classic", "b", "eu-west-1")
+
+
+def test_a_root_behind_a_closed_door_is_noticed(tmp_path: Path) -> None:
+    stranger = User("stranger", 54321, 54321, "/")
+    root = tmp_path / "closed" / "root"
+    root.mkdir(parents=True)
+    for folder in (tmp_path, root.parent, root):
+        folder.chmod(0o755)
+    outside = closed_to(tmp_path, stranger)  # pytest's own folders may be closed
+    root.parent.chmod(0o750)
+    assert closed_to(root, stranger) == (outside or root.parent)
+    assert closed_to(root, User("root", 0, 0, "/")) is None
 
 
 def test_arguments_that_are_wrong_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
