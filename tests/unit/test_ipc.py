@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lisiere.errors import ConfigError, Rejected, Retryable
+from lisiere.errors import ConfigError, Permanent, Rejected, Retryable
 from lisiere.ipc import LITE_FRAME_BYTES, Environment, Nucleus, NucleusLost, Unauthorized
 from lisiere_sim.nucleus.flavour import LITE
 from lisiere_sim.nucleus.ipc.call import Call, IpcError, Stream
@@ -91,6 +92,27 @@ def test_payloads_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
         here.close()
     assert "dmVyeSBwcml2YXRl" not in caplog.text  # in base64
     assert "very private" not in caplog.text
+
+
+def test_what_is_to_be_retained_is() -> None:
+    asked: list[tuple[str, Any]] = []
+
+    async def publish(call: Call) -> dict[str, Any]:
+        asked.append((call.request["qos"], call.request.get("retain")))
+        return {}
+
+    with ipc(more={"PublishToIoTCore": publish}) as nucleus:
+        here = connected(nucleus)
+        here.publish("t/status", b"{}", 1, True).result(10)
+        here.publish("t/health", b"{}", 0, False).result(10)
+        here.close()
+    assert asked == [("1", True), ("0", None)]
+
+
+def test_without_awsiotsdk_it_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "awsiot", None)
+    with pytest.raises(Permanent, match=r"pip install lisiere\[greengrass\]"):
+        Nucleus(Environment("/s", "x")).connect()
 
 
 def test_a_nucleus_that_says_nothing_is_given_up() -> None:

@@ -93,6 +93,7 @@ class Component:
         self._running: _Running
         self._before: _Running | None = None  # what ran before, until the new one is warm
         self._watching = False
+        self._heard = threading.Event()  # a change that is not taken yet
         self._due: float | None = None  # when a change is to be read
         self._burst = 0.0  # when the changes began
         self._lost_at: float | None = None
@@ -148,7 +149,7 @@ class Component:
         if not self._watching:
             self._watching = True
             try:
-                self._nucleus.watch_configuration(lambda: self._events.put("changed"), self._unwatched)
+                self._nucleus.watch_configuration(self._hear_change, self._unwatched)
             except LisiereError as error:
                 self._watching = False
                 if not isinstance(error, Rejected):  # which means that there is no configuration to watch
@@ -158,7 +159,13 @@ class Component:
     def _unwatched(self) -> None:
         """The nucleus has ended the subscription: subscribe anew and look, as for a change."""
         self._watching = False
-        self._events.put("changed")
+        self._hear_change()
+
+    def _hear_change(self) -> None:
+        """Put one event for however many changes there are until it is taken; on the SDK's thread."""
+        if not self._heard.is_set():
+            self._heard.set()
+            self._events.put("changed")
 
     def _config(self, own: dict[str, Any]) -> Config:
         return component_config(own, self._nucleus.environment.thing, self._folder)
@@ -187,6 +194,7 @@ class Component:
                 self._stop()
                 return
             if event == "changed":
+                self._heard.clear()
                 self._changed()
             elif event == "lost" and not self._nucleus.connected:
                 self._lost_at = self._reconnect_due = self._clock.monotonic()

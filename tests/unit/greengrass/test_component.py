@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from lisiere.spool import SpoolReader
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
 from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
 from support import tiny
+from support.brokers import free_port
 from support.nucleus import THING, Ipc, ipc
 
 NAME = "io.lisiere.EdgeInference"
@@ -310,6 +312,31 @@ def test_a_result_too_large_for_nucleus_lite_is_told_in_a_gap_and_holds_up_no_ot
     assert (gap["reason"], gap["counts"]) == ("too_large", {"far": 1})
     jsonschema.validate(gap, json_schema("gap"))
     assert running.of("result/far") == running.of("backlog/far") == []
+
+
+def test_the_keys_of_awss_sample_run_and_its_message_comes(lite: Ipc, folder: Path) -> None:
+    sample = {
+        "ImageDirectory": "photos",
+        "ImageName": "1.png",
+        "InferenceInterval": "0.02",
+        "ModelResourceKey": {platform.machine(): "trees"},
+        "PublishResultsOnTopic": "ml/dlr/x",
+    }
+    with Running(lite, folder, sample) as running:
+        wait(lambda: sum(topic == "ml/dlr/x" for topic, _ in list(lite.cloud.published)) > 3)
+        assert running.component._running.config.pipelines[0].output == "aws-dlr"
+    message = next(json.loads(payload) for topic, payload in lite.cloud.published if topic == "ml/dlr/x")
+    jsonschema.validate(message, json_schema("aws-dlr"))
+    assert waiting(folder) == 0
+
+
+def test_direct_mqtt_works_in_a_component_too(classic: Ipc, folder: Path) -> None:
+    transport = {"type": "mqtt", "host": "127.0.0.1", "port": str(free_port())}
+    with Running(classic, folder, configuration(pipeline(), transport=transport)) as running:
+        wait(lambda: (NAME, "RUNNING") in classic.cloud.states)
+        failure = wait(lambda: running.component._running.runtime.reports.delivery_failure())
+        assert "The broker 127.0.0.1" in failure
+    assert classic.cloud.published == []
 
 
 def test_the_end_of_the_subscription_is_heard_and_changes_are_still_seen(classic: Ipc, folder: Path) -> None:
