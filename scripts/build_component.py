@@ -145,6 +145,8 @@ def _inference(work: Path, wheels: str | None, python: str, models: Path | None)
     """The files of the inference component's artifact: name -> content."""
     lock = ROOT / "requirements" / "device.txt"
     wheel = _wheel(work)
+    # First what may fail for want of a network.
+    packages = {} if wheels is None else _tree(_download(lock, wheel, wheels, python, work / "wheels"), "wheels")
     files = {
         "LICENSE": (ROOT / "LICENSE").read_bytes(),
         "install.sh": (ROOT / "components" / INFERENCE / "install.sh").read_bytes(),
@@ -153,10 +155,7 @@ def _inference(work: Path, wheels: str | None, python: str, models: Path | None)
     }
     for architecture, folder in _compiled(SAMPLE, work, models).items():
         files |= _tree(folder, f"sample/{architecture}")
-    files |= _images()
-    if wheels is not None:
-        files |= _tree(_download(lock, wheel, wheels, python, work / "wheels"), "wheels")
-    return files
+    return files | _images() | packages
 
 
 def _wheel(work: Path) -> Path:

@@ -14,6 +14,8 @@ import lisiere
 from lisiere.config import parse_config
 from lisiere.models.package import open_package
 from lisiere.sync.topics import Topics
+from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
+from lisiere_sim.nucleus.recipe import read_recipe
 from support import REPOSITORY
 
 RECIPES = [REPOSITORY / "recipe.yaml", *sorted(REPOSITORY.glob("components/*/recipe.yaml"))]
@@ -34,6 +36,17 @@ def read(file: Path) -> dict[str, Any]:
 def test_there_is_a_manifest_for_each_architecture_that_lite_takes_too(file: Path) -> None:
     platforms = [manifest["Platform"] for manifest in read(file)["Manifests"]]
     assert platforms == [{"os": "linux", "architecture": name, "runtime": "*"} for name in ARCHITECTURES]
+
+
+@pytest.mark.parametrize("flavour", [CLASSIC, LITE], ids=["classic", "lite"])
+@pytest.mark.parametrize("file", RECIPES, ids=titled)
+def test_the_laptop_nucleus_reads_it_strictly(file: Path, flavour: Flavour, tmp_path: Path) -> None:
+    built = tmp_path / "recipe.yaml"
+    text = file.read_text(encoding="utf-8").replace("{COMPONENT_NAME}", "x.y").replace("{COMPONENT_VERSION}", "1.0.0")
+    built.write_text(text, encoding="utf-8")
+    steps = read_recipe(built, flavour).steps.scripts
+    assert set(steps) == {"install", "run"}
+    assert not any(step.requires_privilege for step in steps.values())
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=titled)
