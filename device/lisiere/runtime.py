@@ -16,7 +16,7 @@ from lisiere.health import State, worth_logging
 from lisiere.pipeline import Pipeline, open_pipeline
 from lisiere.reports import Loaded, Reports, spool_figures
 from lisiere.spool import Spool, SpoolReader
-from lisiere.supervisor import Unit
+from lisiere.supervisor import StopOrHurry, Unit
 from lisiere.sync.commands import Answers, Commands
 from lisiere.sync.drain import Drain
 from lisiere.sync.local import LocalFan, LocalPublish
@@ -69,7 +69,7 @@ class Runtime:
         self._commands = Commands(config.device, self._topics, clock, answers, lambda: self._wake.set())
         self.reports.commands = self._commands.counts
         self._delivery_failure: str | None = None
-        self._stop_drain = threading.Event()
+        self._stop_drain = StopOrHurry()
         self._wake = threading.Event()
         self._stopping = False
         self._drain_s = config.stop_drain_s
@@ -98,6 +98,11 @@ class Runtime:
         """Connect anew: what was refused may be allowed now."""
         if self._drain is not None:
             self._drain.renew()
+        self.hurry()
+
+    def hurry(self) -> None:
+        """If connecting waits for another try, try at once."""
+        self._stop_drain.hurry()
 
     def spool_figures(self) -> dict[str, int]:
         """Return what waits in the spool; nothing before it is open."""

@@ -33,6 +33,30 @@ def backoff(attempt: int, longest: float, spread: float) -> float:
     return max(_FIRST_WAIT_S, wait * (1 - spread / 2))
 
 
+class StopOrHurry(threading.Event):
+    """A stop whose waits can also be cut short without stopping, since there is reason to try again at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = threading.Event()
+
+    def set(self) -> None:
+        """Stop."""
+        super().set()
+        self._over.set()
+
+    def hurry(self) -> None:
+        """End the wait that goes on, or the next one."""
+        self._over.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for either, and return whether it is to stop."""
+        self._over.wait(timeout)
+        if not self.is_set():
+            self._over.clear()
+        return self.is_set()
+
+
 class Unit:
     """A thread that runs one function, again after each Retryable, until it returns or `stop` is set.
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lisiere.clock import ManualClock
 from lisiere.errors import ConfigError, LisiereError, Permanent, Rejected, Retryable
 from lisiere.health import State
-from lisiere.supervisor import Unit, backoff
+from lisiere.supervisor import StopOrHurry, Unit, backoff
 
 
 class Stop(threading.Event):
@@ -191,3 +191,22 @@ def test_join_says_whether_the_end_came() -> None:
     assert not unit.join(0)
     go.set()
     assert unit.join(10)
+
+
+def test_a_wait_can_be_hurried_without_stopping() -> None:
+    stop, waiting, tries = StopOrHurry(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def body() -> None:
+        tries.release()
+        raise Retryable("It is away.")
+
+    unit = Unit("unit", body, stop, ManualClock(), lambda *_: waiting.release(), 3600)
+    unit.start()
+    for _ in range(5):  # real waits would add up to half a minute
+        assert tries.acquire(timeout=10)
+        assert waiting.acquire(timeout=10)
+        stop.hurry()
+    assert tries.acquire(timeout=10)
+    stop.set()
+    assert unit.join(10)
+    assert not unit.failed

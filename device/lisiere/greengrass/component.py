@@ -318,6 +318,7 @@ class Component:
         log.info("The connection to the nucleus is back.")
         self._lost_at, self._attempts = None, 0
         self._due = now
+        self._running.runtime.hurry()
         if self._running.warm:
             self._state("RUNNING")
 

@@ -31,6 +31,7 @@ from support.nucleus import THING, Ipc, ipc
 
 NAME = "io.lisiere.EdgeInference"
 BASE = f"lisiere/v1/{THING}"
+POLICY = {"operations": ["aws.greengrass#PublishToIoTCore"]}
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +284,26 @@ def test_without_a_policy_it_spools_and_says_so_until_a_deployment_allows_it(
     whole(running.of("backlog/photos") + running.of("result/photos"))
     said = [record.message for record in caplog.records if "does not allow PublishToIoTCore" in record.message]
     assert len(said) == 2, "once of the status, once of results"
+
+
+def test_a_policy_that_goes_and_comes_back_costs_nothing_and_is_tried_at_once(
+    classic: Ipc, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lisiere.supervisor._FIRST_WAIT_S", 3600.0)  # only being hurried can end a wait
+    guarded(classic)
+    service = "aws.greengrass.ipc.mqttproxy"
+    classic.allow(NAME, service, ["PublishToIoTCore"], [f"{BASE}/*"])
+    with Running(classic, folder, configuration(pipeline())) as running:
+        wait(lambda: running.of("result/photos"))
+        running.merge({"accessControl": {service: {f"{NAME}:{service}:1": {**POLICY, "resources": ["none"]}}}})
+        reports = running.component._running.runtime.reports
+        wait(reports.delivery_failure)
+        wait(lambda: waiting(folder) > 5)
+        before = len(running.of("status"))
+        running.merge({"accessControl": {service: {f"{NAME}:{service}:1": {**POLICY, "resources": [f"{BASE}/*"]}}}})
+        wait(lambda: len(running.of("status")) > before)
+        wait(lambda: reports.delivery_failure() is None)
+    whole(running.of("backlog/photos") + running.of("result/photos"))
 
 
 def test_a_topic_that_is_not_allowed_holds_up_no_other(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
