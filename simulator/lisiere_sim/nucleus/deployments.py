@@ -177,7 +177,7 @@ class Deployments:
             try:
                 changed = await self._switch(recipes, wanted.configuration)
                 # Before it is known to be well: a nucleus that stops meanwhile goes on with it when it is back.
-                write_json(self._file, _Record(self.roots))
+                self._record()
                 broken = await self._come_up(changed)
             except (LisiereError, OSError) as error:
                 broken = [str(error)]
@@ -185,7 +185,7 @@ class Deployments:
                 outcome = Outcome(wanted.id, "FAILED", " ".join(broken))
             elif broken:
                 outcome = await self._go_back(wanted.id, " ".join(broken), before)
-            write_json(self._file, _Record(self.roots))
+            self._record()
             self._consent.tell(wanted.id, list(self.components))
             _log.info("Deployment %s: %s%s", wanted.id, outcome.status, outcome.why and f": {outcome.why}")
             return outcome
@@ -227,6 +227,12 @@ class Deployments:
         self._fresh = digests
         return recipes
 
+    def _record(self) -> None:
+        try:
+            write_json(self._file, _Record(self.roots))
+        except OSError as error:
+            _log.error("%s cannot be written, so the next nucleus will not know: %s", self._file, error)
+
     def _remember(self) -> _Before:
         recipes = [one.recipe for one in self.components.values()]
         configuration = {recipe.name: self._store.snapshot(recipe.name) for recipe in recipes}
@@ -239,7 +245,7 @@ class Deployments:
         same = {
             name: self._texts(one.recipe)
             for name, one in self.components.items()
-            if self._equal(one.recipe, new.get(name))
+            if not one.retired and self._equal(one.recipe, new.get(name))
         }
         for name, one in reversed(list(self.components.items())):
             if name not in same:
@@ -308,7 +314,7 @@ class Deployments:
 
     async def _go_back(self, id_: str, why: str, before: _Before) -> Outcome:
         configuration = {recipe.name: self._store.snapshot(recipe.name) for recipe in before.recipes}
-        same = [one.recipe for one in self.components.values()] == before.recipes
+        same = [one.recipe for one in self.components.values() if not one.retired] == before.recipes
         if not before.recipes or (same and configuration == before.configuration):
             return Outcome(id_, "FAILED", why)  # there is nothing else to go back to
         overwritten = [

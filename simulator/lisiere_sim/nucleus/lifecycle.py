@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,7 +16,7 @@ from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.logs import LogFile
 from lisiere_sim.nucleus.processes import Process, User
-from lisiere_sim.nucleus.recipe import Recipe, Script
+from lisiere_sim.nucleus.recipe import Recipe, Script, skips
 
 State = Literal["NEW", "INSTALLED", "STARTING", "RUNNING", "STOPPING", "ERRORED", "BROKEN", "FINISHED"]
 
@@ -86,7 +85,7 @@ class _Failed(Exception):
 
 
 class Component:
-    """A recipe brought to life. `start` and `stop` are the nucleus's; everything between goes by itself.
+    """A recipe brought to life. `start` and `stop` are the nucleus'; everything between goes by itself.
 
     Args:
         hard: the components without which this one does not run.
@@ -95,6 +94,7 @@ class Component:
         state: as Greengrass names it.
         why: a sentence on the state, where there is something to say.
         restarts: how often it was started again after an error.
+        retired: it was brought down for good.
     """
 
     def __init__(self, recipe: Recipe, host: Host, hard: list[Component]) -> None:
@@ -111,7 +111,7 @@ class Component:
         self._watchers: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
-        self._retired = False
+        self.retired = False
         self._logfile: LogFile | None = None
 
     @property
@@ -138,7 +138,7 @@ class Component:
 
     def start(self) -> None:
         """Bring it up; nothing is remembered of earlier errors."""
-        if self._retired or self._task is not None:
+        if self.retired or self._task is not None:
             return
         self._errors.clear()
         self._set("NEW")
@@ -157,7 +157,7 @@ class Component:
 
     async def retire(self, why: str) -> None:
         """Bring it down for good: another takes its place."""
-        self._retired = True
+        self.retired = True
         await self.stop(why)
 
     async def _stop(self, why: str) -> None:
@@ -339,7 +339,7 @@ class Component:
         script = self.recipe.steps.scripts.get(step)
         host, recipe = self._host, self.recipe
         if script is None or (
-            host.flavour.runs_shutdown and script.skipif and _skips(host.interpolate(recipe, script.skipif))
+            host.flavour.runs_shutdown and script.skipif and skips(host.interpolate(recipe, script.skipif))
         ):
             return False
         settings = {**recipe.steps.setenv, **{name: str(value) for name, value in script.setenv.items()}}
@@ -391,10 +391,3 @@ class Component:
 
 def _ending(code: int) -> str:
     return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-
-
-def _skips(condition: str) -> bool:
-    """Whether `onpath PROGRAM` or `exists FILE` holds; `!` before it turns it round."""
-    turned = condition.strip().startswith("!")
-    kind, what = condition.strip().removeprefix("!").split(None, 1)
-    return (shutil.which(what) is not None if kind == "onpath" else os.path.exists(what)) != turned  # noqa: PTH110

@@ -6,6 +6,7 @@ import difflib
 import json
 import platform
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -321,6 +322,13 @@ def _lifecycle(document: dict[str, Any], path: str) -> Steps:
 def as_text(value: Any) -> str:
     """Return a value as it stands in an environment variable or a script: JSON, but strings as they are."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def skips(condition: str) -> bool:
+    """Return whether `onpath PROGRAM` or `exists FILE` holds; `!` before it turns it round."""
+    turned = condition.strip().startswith("!")
+    kind, what = condition.strip().removeprefix("!").split(None, 1)
+    return (shutil.which(what) is not None if kind == "onpath" else Path(what).exists()) != turned
 
 
 def _fits(wanted: dict[str, str], here: dict[str, str], flavour: Flavour, path: str) -> bool:

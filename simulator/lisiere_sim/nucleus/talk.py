@@ -39,7 +39,10 @@ def status(args: argparse.Namespace) -> int:
                 for one in found["components"]
             ],
         )
-    return 3 if any(one["state"] in ("BROKEN", "ERRORED") for one in found["components"]) else 0
+    failed = [one["name"] for one in found["components"] if one["state"] in ("BROKEN", "ERRORED")]
+    if failed and not args.json:
+        _say(f"\n`lisiere nucleus logs {failed[0]}` shows what it wrote, `lisiere nucleus logs` which calls failed.")
+    return 3 if failed else 0
 
 
 def stop(args: argparse.Namespace) -> int:

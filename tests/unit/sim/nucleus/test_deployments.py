@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -226,6 +227,27 @@ def test_a_deployment_that_the_nucleus_stopped_amid_goes_on_with_the_next(tmp_pa
         assert made.store.read(A) == {"x": 7}
 
     play(tmp_path, first, second)
+
+
+def test_a_disk_that_fills_amid_a_deployment_leads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(made: Bench) -> None:
+        for version in ("1.0.0", "2.0.0"):
+            write_recipe(made.recipes, A, version, lifecycle={"run": FOREVER})
+        await made.deploy()
+        whole, full = made.store.defaults, iter([OSError(28, "No space left on device")])
+
+        def defaults(*arguments: Any) -> None:
+            for error in full:
+                raise error
+            whole(*arguments)
+
+        monkeypatch.setattr(made.store, "defaults", defaults)
+        outcome = await made.deploy({A: "2.0.0"})
+        assert outcome.status == "ROLLED_BACK"
+        assert "No space left" in outcome.why
+        assert (made[A].recipe.version, made[A].state) == ("1.0.0", "RUNNING")
+
+    play(tmp_path, scene)
 
 
 def test_what_cannot_be_brought_back_is_said_with_a_way_out(tmp_path: Path) -> None:
