@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 _FETCH_ROWS = 64
 _STATUS = -1  # stands for the status message among the seqs under way
 _FAREWELL_S = 2.0
+# Commands that were refused are asked for again after this: behind a classic nucleus without a cloud results can be
+# delivered, but nothing can be subscribed to.
+_LISTEN_S = 20.0
 _DENIED_S = 60.0  # how long a connection goes on while some topics are not allowed, before they are tried again
 
 
@@ -134,11 +137,13 @@ class Drain:
             connection = _Connection(self._terms, transport, reader)
             connection.publish_status(self._status("online"))
             self._connection = connection
-            self._listen(transport)
+            hears, asked = self._listen(transport), self._terms.clock.monotonic()
             while not self._stopping and not (self._finishing and self._spool.waiting == 0):
                 connection.fill()
                 connection.check()
                 connection.take(connection.next_events(inbox))
+                if not hears and self._terms.clock.monotonic() - asked > _LISTEN_S:
+                    hears, asked = self._listen(transport), self._terms.clock.monotonic()
             if self._farewell:
                 connection.farewell(inbox, self._status("stopped"))
         finally:
@@ -146,14 +151,16 @@ class Drain:
             transport.close()
             reader.close()
 
-    def _listen(self, transport: Transport) -> None:
-        """Ask for commands. Where that is refused results are delivered all the same, and the next connection asks."""
+    def _listen(self, transport: Transport) -> bool:
+        """Ask for commands, and return whether they will come; if not, results are delivered all the same."""
         try:
             transport.subscribe(self._terms.topics.commands)
         except Retryable as error:
             self._unheard += 1
             if worth_logging(self._unheard):
                 log.warning("Commands cannot be received. %s (%d so far)", error, self._unheard)
+            return False
+        return True
 
     def _tell_denied(self, why: str) -> None:
         self._denials += 1

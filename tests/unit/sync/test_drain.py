@@ -274,6 +274,30 @@ def test_where_commands_are_refused_results_are_delivered_all_the_same(
     assert "Commands cannot be received. It is not allowed." in caplog.text
 
 
+def test_commands_that_were_refused_are_asked_for_again_on_the_same_connection(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = MemoryTransport.subscribe
+    refused: list[str] = []
+
+    def refuse_once(transport: MemoryTransport, topic: str) -> None:
+        if not refused:
+            refused.append(topic)
+            raise Retryable("The cloud is away.")
+        whole(transport, topic)
+
+    monkeypatch.setattr(MemoryTransport, "subscribe", refuse_once)
+    monkeypatch.setattr("lisiere.sync.drain._LISTEN_S", 0.0)
+    rig.start()
+    rig.wait(lambda: bool(refused))
+    rig.append(1)
+    rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
+    (connection,) = rig.broker.connections
+    rig.drain.stop()
+    rig.join()
+    assert connection.subscriptions == ["lisiere/v1/pi-1/cmd/#"]
+
+
 def test_it_is_connected_once_its_birth_is_acknowledged(rig: Rig) -> None:
     rig.broker.acknowledging = False
     rig.start()
