@@ -289,7 +289,7 @@ def test_commands_that_were_refused_are_asked_for_again_on_the_same_connection(
     monkeypatch.setattr(MemoryTransport, "subscribe", refuse_once)
     monkeypatch.setattr("lisiere.sync.drain._LISTEN_S", 0.0)
     rig.start()
-    rig.wait(lambda: bool(refused))
+    rig.wait(lambda: len(rig.broker.of(TOPICS.status)) == 1)
     rig.append(1)
     rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
     (connection,) = rig.broker.connections
