@@ -125,6 +125,7 @@ def _file(file: Path, layout: Layout, args: argparse.Namespace) -> None:
             if line:
                 sys.stdout.write(line)
             elif file.exists() and file.stat().st_ino != _inode(stream):  # it was full, and another was begun
+                sys.stdout.writelines(stream)  # what came to it last
                 stream.close()
                 stream = file.open(encoding="utf-8", errors="replace")
             else:

@@ -126,6 +126,26 @@ def test_a_whole_day_of_a_nucleus(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "root" / "ipc.socket").exists()
 
 
+def test_a_log_is_followed_into_the_next_file(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / f"{A}.log"
+    log.write_text("one\ntwo\n")
+    command = [sys.executable, "-m", "lisiere", "nucleus", "logs", "-f", "-n", "1", "--root", str(tmp_path), A]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "two\n"
+        with log.open("a") as stream:
+            stream.write("three\n")
+        assert child.stdout.readline() == "three\n"
+        with log.open("a") as stream:
+            stream.write("four\n")
+        log.rename(f"{log}.1")
+        log.write_text("five\n")
+        assert [child.stdout.readline(), child.stdout.readline()] == ["four\n", "five\n"]
+        child.send_signal(signal.SIGINT)
+        assert child.wait(LIMIT_S) == 0
+
+
 def test_a_recipe_that_is_wrong_ends_the_run_with_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_recipe(tmp_path / "r", lifecycle={"Run": "x"})
     text = said(capsys, "run", "--recipe", str(file), "--root", str(tmp_path / "root"), "--env", "A=1", code=2)
