@@ -280,10 +280,10 @@ def test_without_a_policy_it_spools_and_says_so_until_a_deployment_allows_it(
         nucleus.allow(NAME, "aws.greengrass.ipc.mqttproxy", ["PublishToIoTCore"], [f"{BASE}/*"])
         wait(lambda: len(running.of("backlog/photos")) > 5)
         wait(lambda: runtime.reports.delivery_failure() is None)
-        assert len(running.of("status")) == 1, "the pipelines were not started anew for it"
+        assert running.component._running.runtime is runtime, "the pipelines were started anew for it"
     whole(running.of("backlog/photos") + running.of("result/photos"))
     said = [record.message for record in caplog.records if "does not allow PublishToIoTCore" in record.message]
-    assert len(said) == 2, "once of the status, once of results"
+    assert 2 <= len(said) <= 4, "of the status and of results, each the first time and at most the tenth"
 
 
 def test_a_policy_that_goes_and_comes_back_costs_nothing_and_is_tried_at_once(
