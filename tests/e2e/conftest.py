@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import REPOSITORY, cross_tools
-from support.components import clone, finish, start
+from support.components import clone, compiled, finish, start
 from support.once import made_once
 
 SAMPLES = ("digits", "pump", "co2")
@@ -33,14 +33,14 @@ def sample_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two trees with what was built in each, at the same time."""
+    """Two trees with what was built in each; the second takes its models compiled, which tests/soak/ does not."""
     cross_tools("aarch64")
     cross_tools("armv7l")
 
     def make(folder: Path) -> None:
-        trees = [clone(folder / "one", 0, 0o644), clone(folder / "another-one", 1e7, 0o600)]
-        for process in [start(tree) for tree in trees]:
-            finish(process)
+        one, other = clone(folder / "one", 0, 0o644), clone(folder / "another-one", 1e7, 0o600)
+        finish(start(one))
+        finish(start(other, "--models", str(compiled(one, folder / "models"))))
 
     folder = made_once(tmp_path_factory, "component-builds", make)
     return [folder / "one", folder / "another-one"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,15 +12,7 @@ import yaml
 import lisiere
 from lisiere.models import open_package
 from support import REPOSITORY
-from support.components import NAME, archive, compiled, finish, start
-
-
-def digests(build: Path) -> dict[str, str]:
-    return {
-        str(file.relative_to(build)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(build.rglob("*"))
-        if file.is_file()
-    }
+from support.components import NAME, archive, compiled, digests, finish, start
 
 
 def test_two_clones_give_the_same_bytes(builds: list[Path]) -> None:

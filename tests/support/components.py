@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -63,3 +64,12 @@ def compiled(build: Path, into: Path) -> Path:
     for architecture, target in (("aarch64", "aarch64"), ("amd64", "x86_64"), ("arm", "rasp3b")):
         (into / "sample" / architecture).rename(into / f"digits-{target}")
     return into
+
+
+def digests(build: Path) -> dict[str, str]:
+    """What stands in a folder: path -> SHA-256."""
+    return {
+        str(file.relative_to(build)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(build.rglob("*"))
+        if file.is_file()
+    }
