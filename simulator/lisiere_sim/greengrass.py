@@ -168,7 +168,7 @@ class GreengrassDevice:
 
     def components(self) -> list[dict[str, Any]]:
         """Return what the nucleus says of its components; nothing while it does not answer."""
-        from lisiere_sim.nucleus.control import ask
+        from lisiere_sim.nucleus.console.control import ask
         from lisiere_sim.nucleus.layout import Layout
 
         layout = Layout(self._root)
@@ -181,7 +181,7 @@ class GreengrassDevice:
 
     def _pids(self) -> list[int]:
         """The leaders of the component's process groups, as the nucleus has written them down, that still run."""
-        from lisiere_sim.nucleus.processes import processes
+        from lisiere_sim.nucleus.components.processes import processes
 
         try:
             known = json.loads((self._root / "config" / "processes.json").read_text(encoding="utf-8"))

@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
+from lisiere_sim.nucleus.components.deployments import Deployment, Deployments, Outcome
+from lisiere_sim.nucleus.components.lifecycle import Component, Patience
+from lisiere_sim.nucleus.components.packages import Packages
+from lisiere_sim.nucleus.components.processes import own_user
+from lisiere_sim.nucleus.components.surroundings import Settings, Surroundings
 from lisiere_sim.nucleus.configuration import ConfigurationStore
-from lisiere_sim.nucleus.deployments import Deployment, Deployments, Outcome
 from lisiere_sim.nucleus.flavour import CLASSIC, Flavour
 from lisiere_sim.nucleus.layout import Layout
-from lisiere_sim.nucleus.lifecycle import Component, Patience
-from lisiere_sim.nucleus.packages import Packages
-from lisiere_sim.nucleus.processes import own_user
-from lisiere_sim.nucleus.surroundings import Settings, Surroundings
 from lisiere_sim.nucleus.tokens import Tokens
 
 QUICK = Patience(install=5, startup=5, shutdown=2, recover=2, term=1, retry=0.01, consent=2, defer=5)

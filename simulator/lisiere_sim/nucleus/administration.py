@@ -12,10 +12,10 @@ from typing import Any, Literal
 import msgspec
 
 from lisiere.errors import ConfigError, LisiereError
+from lisiere_sim.nucleus.components.deployments import ConfigurationUpdate, Deployment, Deployments, Outcome
+from lisiere_sim.nucleus.components.lifecycle import Component
 from lisiere_sim.nucleus.configuration import ConfigurationStore
-from lisiere_sim.nucleus.deployments import ConfigurationUpdate, Deployment, Deployments, Outcome
 from lisiere_sim.nucleus.ipc.state import ComponentInfo, DeploymentInfo, DeploymentRequest
-from lisiere_sim.nucleus.lifecycle import Component
 
 _log = logging.getLogger("lisiere_sim.nucleus")
 _REMEMBERED = 20

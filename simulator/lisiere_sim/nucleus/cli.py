@@ -194,13 +194,13 @@ def _add(commands: Any, name: str, text: str, epilog: str = "") -> Any:
 
 def _run(args: argparse.Namespace) -> int:
     with _complete():
-        from lisiere_sim.nucleus import service
+        from lisiere_sim.nucleus.console import service
 
         return service.run(args)
 
 
 def _talk(args: argparse.Namespace) -> int:
-    from lisiere_sim.nucleus import talk
+    from lisiere_sim.nucleus.console import talk
 
     return int(getattr(talk, args.function)(args))
 

@@ -19,11 +19,16 @@ from lisiere.errors import ConfigError
 from lisiere_sim.broker import choose_broker
 from lisiere_sim.nucleus.access import Access
 from lisiere_sim.nucleus.administration import Administration
+from lisiere_sim.nucleus.cloud.iotcore import IotCore
+from lisiere_sim.nucleus.cloud.limits import Limits
+from lisiere_sim.nucleus.cloud.mqtt import MqttSettings
+from lisiere_sim.nucleus.components.deployments import Deployment, Deployments
+from lisiere_sim.nucleus.components.lifecycle import Patience
+from lisiere_sim.nucleus.components.packages import Packages
+from lisiere_sim.nucleus.components.surroundings import Settings, Surroundings
 from lisiere_sim.nucleus.configuration import ConfigurationStore
-from lisiere_sim.nucleus.control import Command, Control
-from lisiere_sim.nucleus.deployments import Deployment, Deployments
+from lisiere_sim.nucleus.console.control import Command, Control
 from lisiere_sim.nucleus.flavour import CLASSIC, Flavour
-from lisiere_sim.nucleus.iotcore import IotCore
 from lisiere_sim.nucleus.ipc.call import Operation
 from lisiere_sim.nucleus.ipc.configuration import ConfigurationOperations
 from lisiere_sim.nucleus.ipc.iotcore import IotCoreOperations
@@ -36,13 +41,8 @@ from lisiere_sim.nucleus.ipc.shadow import ShadowOperations
 from lisiere_sim.nucleus.ipc.state import StateOperations
 from lisiere_sim.nucleus.ipc.updates import ComponentUpdates
 from lisiere_sim.nucleus.layout import Layout
-from lisiere_sim.nucleus.lifecycle import Patience
-from lisiere_sim.nucleus.limits import Limits
 from lisiere_sim.nucleus.logs import FILE_BYTES
-from lisiere_sim.nucleus.mqtt import MqttSettings
-from lisiere_sim.nucleus.packages import Packages
 from lisiere_sim.nucleus.shadows import Shadows
-from lisiere_sim.nucleus.surroundings import Settings, Surroundings
 from lisiere_sim.nucleus.tokens import Tokens
 
 _log = logging.getLogger("lisiere_sim.nucleus")

@@ -14,8 +14,8 @@ import lisiere
 from lisiere.config import parse_config
 from lisiere.models.package import open_package
 from lisiere.sync.topics import Topics
+from lisiere_sim.nucleus.components.recipe import read_recipe
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.recipe import read_recipe
 from support import REPOSITORY
 
 RECIPES = [REPOSITORY / "recipe.yaml", *sorted(REPOSITORY.glob("components/*/recipe.yaml"))]

@@ -11,8 +11,8 @@ import pytest
 
 from lisiere.errors import ConfigError
 from lisiere_sim import greengrass
+from lisiere_sim.nucleus.components.recipe import read_recipe
 from lisiere_sim.nucleus.flavour import LITE
-from lisiere_sim.nucleus.recipe import read_recipe
 from support import REPOSITORY, require
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from lisiere_sim.broker import EmbeddedBroker
-from lisiere_sim.nucleus.deployments import ConfigurationUpdate, Deployment
+from lisiere_sim.nucleus.cloud.iotcore import IotCore
+from lisiere_sim.nucleus.components.deployments import ConfigurationUpdate, Deployment
+from lisiere_sim.nucleus.components.surroundings import Settings
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.iotcore import IotCore
 from lisiere_sim.nucleus.nucleus import Nucleus, Options
-from lisiere_sim.nucleus.surroundings import Settings
 from support import REPOSITORY, require
 
 EXAMPLE = REPOSITORY / "docs" / "examples" / "greetings"

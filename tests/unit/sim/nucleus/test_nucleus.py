@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from lisiere.errors import ConfigError, Permanent
-from lisiere_sim.nucleus.control import ask
-from lisiere_sim.nucleus.deployments import Deployment
+from lisiere_sim.nucleus.components.deployments import Deployment
+from lisiere_sim.nucleus.components.surroundings import Settings
+from lisiere_sim.nucleus.console.control import ask
 from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.nucleus import Nucleus, Options
-from lisiere_sim.nucleus.surroundings import Settings
 from support import require
 from support.nuclei import PATIENTLY, QUICK, A, B, write_recipe
 

@@ -19,11 +19,10 @@ import pytest
 
 from lisiere.cli import main
 from lisiere.errors import ConfigError
-from lisiere_sim.nucleus import registry
-from lisiere_sim.nucleus.flavour import CLASSIC
-from lisiere_sim.nucleus.processes import User
-from lisiere_sim.nucleus.recipe import read_recipe
-from lisiere_sim.nucleus.service import (
+from lisiere_sim.nucleus.components.processes import User
+from lisiere_sim.nucleus.components.recipe import read_recipe
+from lisiere_sim.nucleus.console import registry
+from lisiere_sim.nucleus.console.service import (
     Identity,
     closed_to,
     environment,
@@ -33,6 +32,7 @@ from lisiere_sim.nucleus.service import (
     told,
     versions,
 )
+from lisiere_sim.nucleus.flavour import CLASSIC
 from support.nuclei import A, B, write_recipe
 
 FOREVER = "exec sleep 600"

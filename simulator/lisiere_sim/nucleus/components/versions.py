@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lisiere.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lisiere_sim.nucleus.recipe import Recipe
+    from lisiere_sim.nucleus.components.recipe import Recipe
 
 # How often versions may be chosen anew because a chosen one brought requirements of its own.
 _ROUNDS = 100

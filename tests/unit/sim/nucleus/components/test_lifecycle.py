@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lisiere_sim.nucleus.components.lifecycle import Patience
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.lifecycle import Patience
 from lisiere_sim.nucleus.logs import LogFile
 from support.nuclei import PATIENTLY, QUICK, A, B, Bench, bench, write_recipe
 

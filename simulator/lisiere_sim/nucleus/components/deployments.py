@@ -14,13 +14,13 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct, field
 
 from lisiere.errors import ConfigError, LisiereError
+from lisiere_sim.nucleus.components.lifecycle import Component
+from lisiere_sim.nucleus.components.packages import Packages
+from lisiere_sim.nucleus.components.recipe import Recipe
+from lisiere_sim.nucleus.components.surroundings import Surroundings, read_json, write_json
+from lisiere_sim.nucleus.components.versions import resolve
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.lifecycle import Component
-from lisiere_sim.nucleus.packages import Packages
-from lisiere_sim.nucleus.recipe import Recipe
-from lisiere_sim.nucleus.surroundings import Surroundings, read_json, write_json
-from lisiere_sim.nucleus.versions import resolve
 
 _log = logging.getLogger("lisiere_sim.nucleus")
 

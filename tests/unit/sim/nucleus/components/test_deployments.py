@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from lisiere.errors import ConfigError, Rejected
-from lisiere_sim.nucleus.deployments import ConfigurationUpdate
-from lisiere_sim.nucleus.processes import find_user
-from lisiere_sim.nucleus.surroundings import Settings
+from lisiere_sim.nucleus.components.deployments import ConfigurationUpdate
+from lisiere_sim.nucleus.components.processes import find_user
+from lisiere_sim.nucleus.components.surroundings import Settings
 from support.nuclei import PATIENTLY, A, B, Bench, bench, write_recipe
 
 FOREVER = "exec sleep 600"

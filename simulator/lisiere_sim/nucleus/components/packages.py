@@ -11,10 +11,10 @@ import zipfile
 from pathlib import Path
 
 from lisiere.errors import ConfigError, Permanent, Rejected
+from lisiere_sim.nucleus.components.processes import User
+from lisiere_sim.nucleus.components.recipe import SUFFIXES, Artifact, Recipe, read_recipe
 from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.layout import Layout
-from lisiere_sim.nucleus.processes import User
-from lisiere_sim.nucleus.recipe import SUFFIXES, Artifact, Recipe, read_recipe
 
 _log = logging.getLogger("lisiere_sim.nucleus")
 

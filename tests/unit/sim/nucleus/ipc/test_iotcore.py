@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lisiere_sim.broker import Address, EmbeddedBroker
+from lisiere_sim.nucleus.cloud.iotcore import IotCore
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.iotcore import IotCore
 from lisiere_sim.nucleus.ipc.iotcore import SERVICE, IotCoreOperations
 from support.nucleus import Ipc, ipc
 

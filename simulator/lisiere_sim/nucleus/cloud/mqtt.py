@@ -19,7 +19,7 @@ import paho.mqtt.client as paho
 
 from lisiere.errors import Retryable
 from lisiere_sim.broker import Address
-from lisiere_sim.nucleus.spooler import SPOOL_BYTES
+from lisiere_sim.nucleus.cloud.spooler import SPOOL_BYTES
 
 _FILTERS_A_PACKET = 8  # IoT Core's limit
 _MISC_S = 1.0

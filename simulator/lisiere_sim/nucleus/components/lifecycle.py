@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from lisiere.errors import ConfigError
-from lisiere_sim.nucleus.board import Board
+from lisiere_sim.nucleus.components.board import Board
+from lisiere_sim.nucleus.components.processes import Process, User
+from lisiere_sim.nucleus.components.recipe import Recipe, Script, skips
 from lisiere_sim.nucleus.flavour import Flavour
 from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.logs import LogFile
-from lisiere_sim.nucleus.processes import Process, User
-from lisiere_sim.nucleus.recipe import Recipe, Script, skips
 
 State = Literal["NEW", "INSTALLED", "STARTING", "RUNNING", "STOPPING", "ERRORED", "BROKEN", "FINISHED"]
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisiere.errors import ConfigError
-from lisiere_sim.nucleus import recipe as recipes
+from lisiere_sim.nucleus.components import recipe as recipes
+from lisiere_sim.nucleus.components.recipe import Recipe, read_recipe
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.recipe import Recipe, read_recipe
 
 HERE = recipes.machine()
 # What a plain recipe looks like; tests replace one thing in it.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lisiere_sim.nucleus.limits import Refused
-from lisiere_sim.nucleus.spooler import Message, Spooler
+from lisiere_sim.nucleus.cloud.limits import Refused
+from lisiere_sim.nucleus.cloud.spooler import Message, Spooler
 
 
 def message(name: str, size: int = 10, qos: int = 1) -> Message:
@@ -61,7 +61,7 @@ def test_what_is_under_way_counts_until_it_is_acknowledged() -> None:
 
 
 def test_messages_without_a_payload_do_not_gather_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lisiere_sim.nucleus.spooler._MESSAGES_MAX", 3)
+    monkeypatch.setattr("lisiere_sim.nucleus.cloud.spooler._MESSAGES_MAX", 3)
     spooler = Spooler(10, Counter())
     for name in "abc":
         spooler.store(message(name, size=0))

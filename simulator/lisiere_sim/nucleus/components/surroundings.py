@@ -13,16 +13,16 @@ from typing import Any
 import msgspec
 
 from lisiere.errors import ConfigError
-from lisiere_sim.nucleus import variables
-from lisiere_sim.nucleus.board import Board
+from lisiere_sim.nucleus.components import variables
+from lisiere_sim.nucleus.components.board import Board
+from lisiere_sim.nucleus.components.guard import Guard
+from lisiere_sim.nucleus.components.lifecycle import Patience
+from lisiere_sim.nucleus.components.processes import User, end_all, environment_of, own_user, processes
+from lisiere_sim.nucleus.components.recipe import Recipe, Script, as_text
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.guard import Guard
 from lisiere_sim.nucleus.keep import set_aside, write_whole
 from lisiere_sim.nucleus.layout import Layout
-from lisiere_sim.nucleus.lifecycle import Patience
-from lisiere_sim.nucleus.processes import User, end_all, environment_of, own_user, processes
-from lisiere_sim.nucleus.recipe import Recipe, Script, as_text
 from lisiere_sim.nucleus.tokens import Tokens
 
 _log = logging.getLogger("lisiere_sim.nucleus")

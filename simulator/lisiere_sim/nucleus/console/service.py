@@ -20,16 +20,16 @@ import msgspec
 
 from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
-from lisiere_sim.nucleus import registry
 from lisiere_sim.nucleus.administration import update
-from lisiere_sim.nucleus.deployments import ConfigurationUpdate, Deployment
+from lisiere_sim.nucleus.cloud.limits import UNLIMITED, Limits
+from lisiere_sim.nucleus.components.deployments import ConfigurationUpdate, Deployment
+from lisiere_sim.nucleus.components.processes import User, find_user, own_user
+from lisiere_sim.nucleus.components.recipe import Recipe
+from lisiere_sim.nucleus.components.surroundings import Settings, read_json, write_json
+from lisiere_sim.nucleus.console import registry
 from lisiere_sim.nucleus.flavour import FLAVOURS
 from lisiere_sim.nucleus.ipc.secrets import read_secrets
-from lisiere_sim.nucleus.limits import UNLIMITED, Limits
 from lisiere_sim.nucleus.nucleus import Nucleus, Options
-from lisiere_sim.nucleus.processes import User, find_user, own_user
-from lisiere_sim.nucleus.recipe import Recipe
-from lisiere_sim.nucleus.surroundings import Settings, read_json, write_json
 
 _log = logging.getLogger("lisiere_sim.nucleus")
 _IDENTITY = "nucleus.json"
@@ -165,7 +165,7 @@ def versions(texts: list[str]) -> dict[str, str]:
 
 def roots_of(recipes: list[Recipe]) -> dict[str, str]:
     """Return the components that no other of these recipes depends on, each in its highest version."""
-    from lisiere_sim.nucleus.versions import newest
+    from lisiere_sim.nucleus.components.versions import newest
 
     needed = {name for recipe in recipes for name in recipe.dependencies if name != recipe.name}
     by_name: dict[str, dict[str, Recipe]] = {}

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lisiere_sim.broker import Address, EmbeddedBroker, MosquittoBroker, find_mosquitto, free_port
+from lisiere_sim.nucleus.cloud.iotcore import IotCore
+from lisiere_sim.nucleus.cloud.limits import UNLIMITED, Limits, Refused
+from lisiere_sim.nucleus.cloud.mqtt import MqttSettings
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.iotcore import IotCore
-from lisiere_sim.nucleus.limits import UNLIMITED, Limits, Refused
-from lisiere_sim.nucleus.mqtt import MqttSettings
 from lisiere_sim.proxy import Proxy
 from support import require
 

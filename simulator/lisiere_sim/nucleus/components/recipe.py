@@ -17,9 +17,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
-from lisiere_sim.nucleus import variables
+from lisiere_sim.nucleus.components import variables
+from lisiere_sim.nucleus.components.versions import check_requirement, check_version
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.versions import check_requirement, check_version
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from lisiere.errors import ConfigError, Rejected
-from lisiere_sim.nucleus import packages
+from lisiere_sim.nucleus.components import packages
+from lisiere_sim.nucleus.components.packages import Packages, unzip
+from lisiere_sim.nucleus.components.processes import own_user
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
 from lisiere_sim.nucleus.layout import Layout
-from lisiere_sim.nucleus.packages import Packages, unzip
-from lisiere_sim.nucleus.processes import own_user
 from support.nuclei import A, B, write_recipe
 
 

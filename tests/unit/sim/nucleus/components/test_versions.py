@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lisiere.errors import ConfigError
-from lisiere_sim.nucleus.deployments import provided
+from lisiere_sim.nucleus.components.deployments import provided
+from lisiere_sim.nucleus.components.recipe import Recipe, read_recipe
+from lisiere_sim.nucleus.components.versions import resolve
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE
-from lisiere_sim.nucleus.recipe import Recipe, read_recipe
-from lisiere_sim.nucleus.versions import resolve
 from support.nuclei import write_recipe
 
 Pool = dict[str, dict[str, Recipe]]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lisiere.errors import Retryable
-from lisiere_sim.nucleus.limits import covers
-from lisiere_sim.nucleus.mqtt import Connection
+from lisiere_sim.nucleus.cloud.limits import covers
+from lisiere_sim.nucleus.cloud.mqtt import Connection
 
 OnMessage = Callable[[str, bytes], None]
 

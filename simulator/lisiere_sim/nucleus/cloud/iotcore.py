@@ -17,12 +17,12 @@ from typing import Any
 from lisiere.errors import Retryable
 from lisiere.health import worth_logging
 from lisiere_sim.broker import Address
-from lisiere_sim.nucleus.counters import Counters
+from lisiere_sim.nucleus.cloud.counters import Counters
+from lisiere_sim.nucleus.cloud.limits import Bucket, Limits, Refused, covers
+from lisiere_sim.nucleus.cloud.mqtt import Connection, MqttSettings
+from lisiere_sim.nucleus.cloud.spooler import Message, Spooler
+from lisiere_sim.nucleus.cloud.subscriptions import OnMessage, Subscription, Subscriptions
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.limits import Bucket, Limits, Refused, covers
-from lisiere_sim.nucleus.mqtt import Connection, MqttSettings
-from lisiere_sim.nucleus.spooler import Message, Spooler
-from lisiere_sim.nucleus.subscriptions import OnMessage, Subscription, Subscriptions
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.25

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
-from lisiere_sim.nucleus.limits import UNLIMITED, Bucket, Limits, Refused, covers
+from lisiere_sim.nucleus.cloud.limits import UNLIMITED, Bucket, Limits, Refused, covers
 
 
 @pytest.mark.parametrize(

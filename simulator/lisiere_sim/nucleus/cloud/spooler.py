@@ -10,8 +10,8 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from lisiere_sim.nucleus.limits import Refused
-from lisiere_sim.nucleus.spoolfile import SpoolFile
+from lisiere_sim.nucleus.cloud.limits import Refused
+from lisiere_sim.nucleus.cloud.spoolfile import SpoolFile
 
 SPOOL_BYTES = int(2.5 * 1024 * 1024)
 _MESSAGES_MAX = 100_000  # ours, since messages without a payload have no size
