@@ -29,6 +29,7 @@ from lisiere_sim.broker import EmbeddedBroker, find_mosquitto
 from lisiere_sim.greengrass import COMPONENT, GreengrassDevice
 from lisiere_sim.models import find_data, find_model
 from lisiere_sim.nucleus.console.control import ask
+from lisiere_sim.nucleus.flavour import FLAVOURS
 from lisiere_sim.nucleus.ipc.frames import MESSAGE, encode
 from lisiere_sim.subscriber import Subscriber
 
@@ -103,9 +104,10 @@ class Counter:
 class Running:
     """A nucleus with one component, which does nothing but lend its token."""
 
-    def __init__(self, root: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, root: Path, flavour: str, process: subprocess.Popen[bytes]) -> None:
         self.root = root
         self.process = process
+        self._socket = str(root / FLAVOURS[flavour].socket)
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = ask(self.root / "control.socket", {"do": "status"}, 30)
@@ -118,9 +120,7 @@ class Running:
         from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
         token = (self.root / "work" / NAME / "token").read_text().strip()
-        client = GreengrassCoreIPCClientV2(
-            client=connect(ipc_socket=str(self.root / "ipc.socket"), authtoken=token, timeout=10)
-        )
+        client = GreengrassCoreIPCClientV2(client=connect(ipc_socket=self._socket, authtoken=token, timeout=10))
         try:
             yield client
         finally:
@@ -174,7 +174,7 @@ def running(root: Path, broker: str, flavour: str, cores: set[int] | None = None
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError((root / "nucleus.log").read_text()[-2000:])
             time.sleep(0.02)
-        yield Running(root, process)
+        yield Running(root, flavour, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)

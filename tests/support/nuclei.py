@@ -69,7 +69,7 @@ class Bench:
     def __init__(
         self, folder: Path, flavour: Flavour = CLASSIC, patience: Patience = QUICK, settings: Settings | None = None
     ) -> None:
-        self.layout = Layout(folder / "root")
+        self.layout = Layout(folder / "root", flavour)
         self.layout.make()
         self.recipes = folder / "recipes"
         self.artifacts = folder / "artifacts"

@@ -97,7 +97,7 @@ class Ipc:
             **more,
         }
         self.server = IpcServer(
-            folder / "ipc.socket", self.tokens.authenticate, self.operations, flavour, self.journal, limits
+            folder / flavour.socket, self.tokens.authenticate, self.operations, flavour, self.journal, limits
         )
         self._issued: dict[str, str] = {}
 

@@ -14,6 +14,7 @@ class Flavour:
 
     Attributes:
         version: what `GGC_VERSION` says.
+        socket: the name of the components' socket, by which a component can tell lite from classic.
         needs_runtime: whether a manifest applies only when its platform names a `runtime` (`*` or this one's).
         yaml_scalars_are_strings: whether numbers, booleans and null of a YAML recipe arrive as strings.
         ipc_payload_max: bytes of an IPC message's payload.
@@ -36,6 +37,7 @@ class Flavour:
 
     name: Name
     version: str
+    socket: str
     runtime: str
     needs_runtime: bool
     yaml_scalars_are_strings: bool
@@ -59,6 +61,7 @@ class Flavour:
 CLASSIC = Flavour(
     name="classic",
     version="2.15.0",
+    socket="ipc.socket",
     runtime="aws_nucleus_classic",
     needs_runtime=False,
     yaml_scalars_are_strings=False,
@@ -81,6 +84,7 @@ CLASSIC = Flavour(
 LITE = Flavour(
     name="lite",
     version="2.6.0",
+    socket="gg-ipc.socket",
     runtime="aws_nucleus_lite",
     needs_runtime=True,
     yaml_scalars_are_strings=True,

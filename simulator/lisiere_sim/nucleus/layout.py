@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -9,13 +10,15 @@ from pathlib import Path
 
 from lisiere.config import UNIX_PATH_MAX_BYTES
 from lisiere.errors import ConfigError, Permanent
+from lisiere_sim.nucleus.flavour import CLASSIC, FLAVOURS, Flavour
 
 
 class Layout:
     """Where everything stands below a root. Folders are made by `make`; the root is locked by `lock`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, flavour: Flavour = CLASSIC) -> None:
         self.root = root.resolve()
+        self._socket = flavour.socket
         self.config = self.root / "config"
         self.logs = self.root / "logs"
         self.recipes = self.root / "packages" / "recipes"
@@ -27,7 +30,7 @@ class Layout:
     @property
     def socket(self) -> Path:
         """The components' socket."""
-        return self.sockets / "ipc.socket"
+        return self.sockets / self._socket
 
     @property
     def control(self) -> Path:
@@ -119,8 +122,10 @@ class Layout:
         if link.is_symlink():  # of a nucleus that was killed
             old = link.readlink()
             link.unlink()
-            for name in ("ipc.socket", "control.socket"):
+            for name in (*(flavour.socket for flavour in FLAVOURS.values()), self.control.name):
                 (old / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                old.rmdir()
         self.sockets = self.root
         if len(os.fsencode(self.control)) > UNIX_PATH_MAX_BYTES:
             self.sockets = Path(tempfile.mkdtemp(prefix="lisiere-"))

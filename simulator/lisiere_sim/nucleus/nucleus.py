@@ -81,7 +81,7 @@ class Nucleus:
 
     def __init__(self, options: Options, on_stop: Callable[[], None] = lambda: None) -> None:
         self.options = options
-        self.layout = Layout(options.root)
+        self.layout = Layout(options.root, options.flavour)
         self.store = ConfigurationStore(self.layout.config / "configuration.json")
         self.shadows = Shadows(self.layout.config / "shadows.json")
         self.journal = Journal(_log.info)

@@ -1,7 +1,9 @@
 """Through the Greengrass nucleus: PublishToIoTCore and SubscribeToIoTCore.
 
 `Acked` here means that the nucleus has taken the message. The classic one keeps it in its own spooler, in memory unless
-it is told otherwise; nucleus lite answers when the cloud has it. No will exists: a device that vanishes says nothing.
+it is told otherwise; nucleus lite has none and, by its sources, answers when it has written the message to its
+connection, so what the cloud had not acknowledged is lost when that breaks. No will exists: a device that vanishes
+says nothing.
 """
 
 from __future__ import annotations
