@@ -5,13 +5,17 @@ Packages come from the artifact, for the system's own Python; nothing is fetched
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import queue
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
 import yaml
 
@@ -96,11 +100,19 @@ class Scene:
         self.subscriber = Subscriber("lisiere", THING)
         self.subscriber.start((LOOPBACK, port))
         self.spool = self.nucleus.work(NAME) / "spool"
+        self._health: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._listener = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        self._listener.on_connect = lambda client, *_: client.subscribe(f"lisiere/v1/{THING}/health")
+        self._listener.on_message = lambda _client, _data, message: self._health.put(message.payload)
+        self._listener.connect(LOOPBACK, port)
+        self._listener.loop_start()
 
     def close(self) -> None:
         try:
             self.nucleus.stop()
         finally:
+            self._listener.disconnect()
+            self._listener.loop_stop()
             self.subscriber.stop()
             self.proxy.stop()
 
@@ -109,6 +121,14 @@ class Scene:
         before = self.subscriber.snapshot().delivered.get("digits", 0)
         arrived = self.subscriber.wait_for(lambda now: now.delivered.get("digits", 0) >= before + count, BACK)
         assert arrived, f"No results {what}.\n{self.nucleus.tale()}"
+
+    def delivery_failure(self) -> str:
+        """Wait for a health message that says that delivery fails, and return why."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if why := json.loads(self._health.get(timeout=BACK))["delivery_failure"]:
+                    return str(why)
+        raise AssertionError(f"No health message says that delivery fails.\n{self.nucleus.tale()}")
 
     def figures(self) -> dict[str, Any]:
         return spool_figures(self.spool)
@@ -184,7 +204,8 @@ def dependent(packages: Path, folder: Path) -> Path:
     """A variant of the inference component whose model is a component of its own, as components/README.md has it."""
     document = yaml.safe_load((packages / "recipes" / f"{NAME}-{lisiere.__version__}.yaml").read_text("utf-8"))
     document["ComponentDependencies"] = {MODEL: {"VersionRequirement": "^1.0.0", "DependencyType": "HARD"}}
-    document["ComponentConfiguration"]["DefaultConfiguration"]["pipelines"] = [pipeline(f"../{MODEL}/model")]
+    defaults = document["ComponentConfiguration"]["DefaultConfiguration"]
+    defaults |= {"pipelines": [pipeline(f"../{MODEL}/model")], "health_interval_s": 1, "retry_max_s": 1}
     folder.mkdir()
     for version in ("1.0.0", "1.1.0"):
         shutil.copy(packages / "recipes" / f"{MODEL}-{version}.yaml", folder)
@@ -205,9 +226,12 @@ def test_deployments_take_rights_away_give_them_back_and_replace_the_model(
     scene.more("of the first model")
     assert scene.subscriber.seen("digits").answer["label"] in "0123456789"
 
-    policy: dict[str, Any] = {"aws.greengrass.ipc.mqttproxy": {PUBLISH: {"resources": []}}}
+    # What is left tells what is missing.
+    left = ["lisiere/v1/+/health", "lisiere/v1/+/status"]
+    policy = {"aws.greengrass.ipc.mqttproxy": {PUBLISH: {"resources": left}}}
     nucleus.configure(NAME, merge={"accessControl": policy})
-    nucleus.until(lambda: "does not allow PublishToIoTCore" in nucleus.log(NAME), "to have it refused")
+    assert f"does not allow PublishToIoTCore on lisiere/v1/{THING}/" in scene.delivery_failure()
+    assert f"does not allow PublishToIoTCore on lisiere/v1/{THING}/result/digits" in nucleus.log(NAME)
     nucleus.until(lambda: scene.figures()["waiting"] >= 20, "to leave results in the spool")
     assert nucleus.component(NAME)["state"] == "RUNNING"
     nucleus.configure(NAME, reset=["/accessControl"])

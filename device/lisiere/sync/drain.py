@@ -209,7 +209,6 @@ class _Connection:
         self._under_way: dict[int, tuple[int, float, str]] = {}  # token -> seq, when sent, pipeline; oldest first
         self._backlog_under_way = 0
         self._began = terms.clock.monotonic()
-        self._delivering = False
         self.proven = False
         self.denial: str | None = None  # why the last message was that may not be sent
         self.denied: set[str] = set()  # pipelines whose topics are not allowed; their rows wait for another connection
@@ -239,7 +238,8 @@ class _Connection:
         """
         if not self.denied:
             return
-        idle = not self._under_way and not self._delivering
+        # What gets something through says more by its health than a new connection each second would deliver.
+        idle = not self._under_way and not self.proven
         if idle or self._terms.clock.monotonic() - self._began > _DENIED_S:
             raise Retryable(self.denial or "It is not allowed.")
 
@@ -293,14 +293,13 @@ class _Connection:
                 self.denial = event.why
                 if seq != _STATUS:
                     self.denied.add(pipeline)
-                if seq == _STATUS or self._delivering:  # else `check` tells it
+                if seq == _STATUS or self.proven:  # else `check` tells it
                     self._terms.tell_denied(event.why)
             elif isinstance(event, Received):
                 self._terms.received(event.topic, event.payload)
             else:
                 lost = event
         if done:
-            self._delivering = True
             self._terms.spool.acknowledge(done)
         if lost is not None:
             raise Retryable(lost.why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,28 @@ def test_it_is_connected_once_its_birth_is_acknowledged(rig: Rig) -> None:
     rig.drain.stop(farewell=False)
     rig.join()
     assert len(rig.broker.of(TOPICS.status)) == 1
+
+
+def test_a_connection_that_may_say_how_the_device_is_stays_though_its_results_are_denied(rig: Rig) -> None:
+    rig.broker.denied = frozenset({TOPICS.result("dock"), TOPICS.backlog("dock")})
+    rig.start()
+    rig.append(3)
+    end = time.monotonic() + 10
+    while rig.drain.denial is None and time.monotonic() < end:
+        time.sleep(0.01)  # the drain's thread tells nobody but who asks
+    assert rig.drain.denial == f"Not on {TOPICS.result('dock')}."
+    assert rig.drain.send(TOPICS.health, b"{}")
+    assert rig.thread is not None
+    assert rig.thread.is_alive()
+    assert rig.spool.waiting == 3
+
+
+def test_a_connection_that_may_do_nothing_is_given_up(rig: Rig) -> None:
+    rig.broker.denied = frozenset({TOPICS.status, TOPICS.result("dock"), TOPICS.backlog("dock")})
+    rig.append(3)
+    rig.start()
+    rig.join()
+    assert "Not on" in str(rig.error)
 
 
 def test_a_renewed_connection_is_a_new_one(rig: Rig) -> None:

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from lisiere.errors import Retryable
-from lisiere.sync.transports.base import Acked, Listener, Lost, Received, Refused, Will
+from lisiere.sync.transports.base import Acked, Denied, Listener, Lost, Received, Refused, Will
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class MemoryBroker:
         acknowledging: whether QoS 1 messages are acknowledged at once.
         most_unacknowledged: the most that were under way at any time while they were not.
         max_bytes: of a QoS 1 message; a larger one is refused.
+        denied: topics that nobody may publish on.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -36,6 +37,7 @@ class MemoryBroker:
     acknowledging: bool = True
     most_unacknowledged: int = 0
     max_bytes: int | None = None
+    denied: frozenset[str] = frozenset()
     connections: list[MemoryTransport] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -80,6 +82,9 @@ class MemoryTransport:
         broker = self._broker
         if qos and broker.max_bytes is not None and len(payload) > broker.max_bytes:
             self._listener(Refused(self._token, "too_large", f"A message has {len(payload)} bytes."))
+            return self._token
+        if qos and topic in broker.denied:
+            self._listener(Denied(self._token, f"Not on {topic}."))
             return self._token
         with broker.changed:
             broker.messages.append(Message(topic, payload, qos, retain))
