@@ -168,7 +168,7 @@ class GreengrassDevice:
 
     def components(self) -> list[dict[str, Any]]:
         """Return what the nucleus says of its components; nothing while it does not answer."""
-        from lisiere_sim.nucleus.console.control import ask
+        from lisiere_sim.nucleus.control import ask
         from lisiere_sim.nucleus.layout import Layout
 
         layout = Layout(self._root)

@@ -28,7 +28,7 @@ from bench.outcome import Outcome
 from lisiere_sim.broker import EmbeddedBroker, find_mosquitto
 from lisiere_sim.greengrass import COMPONENT, GreengrassDevice
 from lisiere_sim.models import find_data, find_model
-from lisiere_sim.nucleus.console.control import ask
+from lisiere_sim.nucleus.control import ask
 from lisiere_sim.nucleus.flavour import FLAVOURS
 from lisiere_sim.nucleus.ipc.frames import MESSAGE, encode
 from lisiere_sim.subscriber import Subscriber

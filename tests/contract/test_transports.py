@@ -21,8 +21,8 @@ from lisiere.sync.transports import Acked, Event, Lost, Received, Refused, Trans
 from lisiere.sync.transports.greengrass import GreengrassTransport
 from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport
 from lisiere.sync.transports.mqtt import MqttTransport
+from lisiere_sim.nucleus.call import Call
 from lisiere_sim.nucleus.flavour import FLAVOURS
-from lisiere_sim.nucleus.ipc.call import Call
 from support.brokers import free_port, running_mosquitto
 from support.nucleus import Ipc, ipc
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
+from lisiere_sim.nucleus.call import Call
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE
 from lisiere_sim.nucleus.ipc import frames
-from lisiere_sim.nucleus.ipc.call import Call
 from lisiere_sim.nucleus.ipc.server import Limits
 from support.nucleus import Ipc, Raw, hello, ipc, refused
 

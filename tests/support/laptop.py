@@ -19,7 +19,7 @@ import psutil
 
 from lisiere.errors import LisiereError
 from lisiere.spool import SpoolReader
-from lisiere_sim.nucleus.console.control import ask
+from lisiere_sim.nucleus.control import ask
 from lisiere_sim.nucleus.layout import Layout
 
 # What a service of the system would find. The tests' own Python may lie where an unprivileged user cannot read.

@@ -15,10 +15,10 @@ import pytest
 
 from lisiere_sim.loopthread import LoopThread
 from lisiere_sim.nucleus.access import Access
+from lisiere_sim.nucleus.call import Call, IpcError, Operation, Stream
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.flavour import CLASSIC, Flavour
 from lisiere_sim.nucleus.ipc import frames
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation, Stream
 from lisiere_sim.nucleus.ipc.configuration import ConfigurationOperations
 from lisiere_sim.nucleus.ipc.journal import Journal
 from lisiere_sim.nucleus.ipc.pubsub import PubSub, matches

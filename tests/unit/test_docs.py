@@ -14,12 +14,14 @@ from support import REPOSITORY
 
 COMPILER = REPOSITORY / "compile" / "lisiere_compile"
 DEVICE = REPOSITORY / "device" / "lisiere"
+NUCLEUS = REPOSITORY / "simulator" / "lisiere_sim" / "nucleus"
 PICTURES = REPOSITORY / "docs" / "pictures"
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
     *sorted((REPOSITORY / "models").rglob("*.md")),
 ]
+OF_PYTHON = {"__init__.py", "__pycache__"}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -92,10 +94,20 @@ def test_pictures_are_whole_and_used(picture: Path) -> None:
 
 
 def test_files_that_the_compilers_pages_name_exist() -> None:
-    roots = (REPOSITORY, COMPILER, DEVICE, COMPILER / "kernels")
+    roots = (REPOSITORY, COMPILER, DEVICE, NUCLEUS, COMPILER / "kernels")
     named = {name for name in re.findall(r"`([\w./]+)`", compiler_text()) if re.search(r"\.(py|c)$|/$", name)}
     assert len(named) > 30
     assert {name for name in named if not any((root / name).exists() for root in roots)} == set()
+
+
+def test_the_architecture_names_every_part_of_the_laptop_nucleus() -> None:
+    text = (REPOSITORY / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    text = text[text.index("## The laptop nucleus") : text.index("## What is promised")]
+    named = set(re.findall(r"`([\w.]+/?)`", text))
+    parts = {
+        path.name if path.is_file() else f"{path.name}/" for path in NUCLEUS.iterdir() if path.name not in OF_PYTHON
+    }
+    assert parts <= named
 
 
 def test_modules_in_the_pictures_exist() -> None:

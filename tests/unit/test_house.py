@@ -28,6 +28,18 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
+# The same for the laptop nucleus.
+NUCLEUS = REPOSITORY / "simulator" / "lisiere_sim" / "nucleus"
+NUCLEUS_FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"call", "control", "flavour", "keep"}),
+    frozenset({"configuration", "layout", "logs", "tokens"}),
+    frozenset({"access", "cloud", "components", "shadows"}),
+    frozenset({"ipc"}),
+    frozenset({"administration"}),
+    frozenset({"nucleus"}),
+    frozenset({"console"}),
+    frozenset({"cli"}),
+)
 # Files that may be longer than 400 lines, each with its reason.
 LONG: dict[str, str] = {}
 
@@ -71,6 +83,18 @@ def test_imports_point_down(file: Path) -> None:
     ground = FLOORS[0] if floor == 0 else frozenset[str]()
     # Rooms on one floor do not know each other, but for the ground floor.
     assert own_units(file) <= below | ground | {unit}
+
+
+@pytest.mark.parametrize("file", sorted(NUCLEUS.rglob("*.py")), ids=lambda file: str(file.relative_to(NUCLEUS)))
+def test_imports_in_the_laptop_nucleus_point_down(file: Path) -> None:
+    unit = file.relative_to(NUCLEUS).parts[0].removesuffix(".py")
+    above = "lisiere_sim.nucleus."
+    named = {name.removeprefix(above).split(".")[0] for name in imports(file) if name.startswith(above)}
+    if unit == "__init__":
+        assert named == set()
+        return
+    floor = next(number for number, units in enumerate(NUCLEUS_FLOORS) if unit in units)
+    assert named <= frozenset[str]().union(*NUCLEUS_FLOORS[:floor]) | {unit}
 
 
 def test_every_unit_has_a_floor() -> None:

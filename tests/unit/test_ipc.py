@@ -15,8 +15,8 @@ import pytest
 
 from lisiere.errors import ConfigError, Permanent, Rejected, Retryable
 from lisiere.ipc import LITE_FRAME_BYTES, Environment, Nucleus, NucleusLost, Unauthorized
+from lisiere_sim.nucleus.call import Call, IpcError, Stream
 from lisiere_sim.nucleus.flavour import LITE
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Stream
 from support.nucleus import THING, Ipc, ipc
 
 NAME = "io.lisiere.EdgeInference"

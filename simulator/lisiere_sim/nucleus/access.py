@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from lisiere_sim.nucleus.call import IpcError
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.ipc.call import IpcError
 
 Service = Literal[
     "aws.greengrass.ipc.mqttproxy",

@@ -19,6 +19,7 @@ from lisiere.errors import ConfigError
 from lisiere_sim.broker import choose_broker
 from lisiere_sim.nucleus.access import Access
 from lisiere_sim.nucleus.administration import Administration
+from lisiere_sim.nucleus.call import Operation
 from lisiere_sim.nucleus.cloud.iotcore import IotCore
 from lisiere_sim.nucleus.cloud.limits import Limits
 from lisiere_sim.nucleus.cloud.mqtt import MqttSettings
@@ -27,9 +28,8 @@ from lisiere_sim.nucleus.components.lifecycle import Patience
 from lisiere_sim.nucleus.components.packages import Packages
 from lisiere_sim.nucleus.components.surroundings import Settings, Surroundings
 from lisiere_sim.nucleus.configuration import ConfigurationStore
-from lisiere_sim.nucleus.console.control import Command, Control
+from lisiere_sim.nucleus.control import Command, Control
 from lisiere_sim.nucleus.flavour import CLASSIC, Flavour
-from lisiere_sim.nucleus.ipc.call import Operation
 from lisiere_sim.nucleus.ipc.configuration import ConfigurationOperations
 from lisiere_sim.nucleus.ipc.iotcore import IotCoreOperations
 from lisiere_sim.nucleus.ipc.journal import Journal

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lisiere_sim.nucleus.ipc.call import IpcError, levels_of
+from lisiere_sim.nucleus.call import IpcError, levels_of
 from lisiere_sim.nucleus.keep import set_aside, write_whole
 
 # AWS IoT's limits: bytes of a state without its metadata, levels below desired or reported, bytes of a client token.

@@ -23,8 +23,8 @@ from lisiere.greengrass import Component
 from lisiere.ipc import Environment, Nucleus, NucleusLost
 from lisiere.schema import json_schema
 from lisiere.spool import SpoolReader
+from lisiere_sim.nucleus.call import Call, IpcError, Operation
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
 from support import tiny
 from support.brokers import free_port
 from support.nucleus import THING, Ipc, ipc

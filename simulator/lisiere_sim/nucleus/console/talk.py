@@ -15,9 +15,9 @@ import msgspec
 
 from lisiere.errors import ConfigError
 from lisiere_sim.nucleus.components.deployments import Deployment
-from lisiere_sim.nucleus.console.control import ask
 from lisiere_sim.nucleus.console.registry import find_root
 from lisiere_sim.nucleus.console.service import read_updates, versions
+from lisiere_sim.nucleus.control import ask
 from lisiere_sim.nucleus.layout import Layout
 
 _FOLLOW_S = 0.25

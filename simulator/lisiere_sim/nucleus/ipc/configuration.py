@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from lisiere_sim.nucleus.call import Call, IpcError, Operation, levels_of
 from lisiere_sim.nucleus.configuration import ConfigurationStore, KeyPath
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation, levels_of
 
 # A component may not give itself rights.
 _PROTECTED = "accessControl"

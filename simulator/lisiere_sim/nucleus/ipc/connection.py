@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from lisiere_sim.nucleus.call import Call, IpcError, Operation
 from lisiere_sim.nucleus.ipc import frames
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
 from lisiere_sim.nucleus.ipc.frames import Decoder, Frame, FrameError
 from lisiere_sim.nucleus.ipc.journal import resource_of
 

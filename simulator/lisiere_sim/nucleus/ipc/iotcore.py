@@ -7,10 +7,10 @@ import binascii
 from typing import Any
 
 from lisiere_sim.nucleus.access import Access, Service
+from lisiere_sim.nucleus.call import Call, IpcError, Operation
 from lisiere_sim.nucleus.cloud.iotcore import IotCore
 from lisiere_sim.nucleus.cloud.limits import Refused
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
 
 SERVICE: Service = "aws.greengrass.ipc.mqttproxy"
 

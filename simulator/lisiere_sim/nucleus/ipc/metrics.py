@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
+from lisiere_sim.nucleus.call import Call, IpcError, Operation
 
 _UNITS = ("BYTES", "BYTES_PER_SECOND", "COUNT", "COUNT_PER_SECOND", "MEGABYTES", "SECONDS")
 _NAME_MAX = 32

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lisiere_sim.nucleus.access import Access, Service
+from lisiere_sim.nucleus.call import Call, IpcError, Operation, Stream
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation, Stream
 
 _TOPIC_BYTES = 256
 _SERVICE: Service = "aws.greengrass.ipc.pubsub"

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere_sim.nucleus.access import Access, Service
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
+from lisiere_sim.nucleus.call import Call, IpcError, Operation
 
 _SERVICE: Service = "aws.greengrass.SecretManager"
 _CURRENT = "AWSCURRENT"

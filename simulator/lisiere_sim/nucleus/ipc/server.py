@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lisiere.errors import ConfigError
+from lisiere_sim.nucleus.call import Operation
 from lisiere_sim.nucleus.flavour import Flavour
-from lisiere_sim.nucleus.ipc.call import Operation
 from lisiere_sim.nucleus.ipc.connection import Connection
 from lisiere_sim.nucleus.ipc.journal import Journal
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lisiere_sim.nucleus.access import Access, Service
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
+from lisiere_sim.nucleus.call import Call, IpcError, Operation
 from lisiere_sim.nucleus.shadows import Shadows
 
 _SERVICE: Service = "aws.greengrass.ShadowManager"

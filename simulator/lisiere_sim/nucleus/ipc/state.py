@@ -9,7 +9,7 @@ import msgspec
 
 from lisiere.errors import LisiereError
 from lisiere_sim.nucleus.access import Access, Service
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation
+from lisiere_sim.nucleus.call import Call, IpcError, Operation
 from lisiere_sim.nucleus.tokens import Tokens
 
 _CLI: Service = "aws.greengrass.Cli"

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from lisiere_sim.nucleus.ipc.call import Call, IpcError, Operation, Stream
+from lisiere_sim.nucleus.call import Call, IpcError, Operation, Stream
 
 _EVENT = "ComponentUpdatePolicyEvents"
 # How long an update may be put off at once.

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisiere_sim.nucleus.access import Access, Service, covers
+from lisiere_sim.nucleus.call import IpcError
 from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.ipc.call import IpcError
 from lisiere_sim.nucleus.ipc.pubsub import matches
 
 MQTT: Service = "aws.greengrass.ipc.mqttproxy"

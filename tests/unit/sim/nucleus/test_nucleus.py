@@ -16,7 +16,7 @@ import pytest
 from lisiere.errors import ConfigError, Permanent
 from lisiere_sim.nucleus.components.deployments import Deployment
 from lisiere_sim.nucleus.components.surroundings import Settings
-from lisiere_sim.nucleus.console.control import ask
+from lisiere_sim.nucleus.control import ask
 from lisiere_sim.nucleus.layout import Layout
 from lisiere_sim.nucleus.nucleus import Nucleus, Options
 from support import require

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lisiere_sim.nucleus.call import IpcError
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
-from lisiere_sim.nucleus.ipc.call import IpcError
 from support.nucleus import ipc
 
 PUBSUB = "aws.greengrass.ipc.pubsub"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lisiere_sim.nucleus.call import IpcError
 from lisiere_sim.nucleus.flavour import LITE
-from lisiere_sim.nucleus.ipc.call import IpcError
 from lisiere_sim.nucleus.shadows import SIZE_MAX, Shadows, difference
 from support.nucleus import THING, Ipc, ipc, refused
 
