@@ -138,7 +138,7 @@ class Deployments:
             _log.info("Bringing back what was deployed: %s.", _named(record.roots))
             try:
                 recipes = await self._prepare(record.roots)
-            except ConfigError as error:
+            except LisiereError as error:
                 raise ConfigError(
                     f"What was deployed in this root cannot be brought back: {error} Remove {self._file} to go on.",
                     "--root",
@@ -155,7 +155,10 @@ class Deployments:
         async with self._turn:
             if wanted.recipes is not None:
                 artifacts = Path(wanted.artifacts) if wanted.artifacts is not None else None
-                await asyncio.to_thread(self._packages.add, Path(wanted.recipes), artifacts)
+                try:
+                    await asyncio.to_thread(self._packages.add, Path(wanted.recipes), artifacts)
+                except OSError as error:
+                    raise ConfigError(f"The recipes cannot be read: {error.strerror}.", "--recipe") from error
             roots = {**self.roots, **wanted.components}
             for name in wanted.remove:
                 if roots.pop(name, None) is None:

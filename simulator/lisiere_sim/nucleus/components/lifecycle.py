@@ -178,7 +178,8 @@ class Component:
 
     def report(self, state: str, why: str = "") -> None:
         """Take what the component says of itself by UpdateState: `RUNNING` or `ERRORED`."""
-        self._reported = (state, why)
+        if self._reported is None or self._reported[0] != "ERRORED":  # which stands until it is started again
+            self._reported = (state, why)
         self._host.board.notify()
 
     def _set(self, state: State, why: str = "") -> None:
@@ -359,6 +360,8 @@ class Component:
             self._process = await Process.start(text, environment, folder, user, self._logfile)
         except OSError as error:
             raise _Failed(f"`{step}` cannot be started as {user.name}: {error.strerror} ({error.filename}).") from error
+        except ValueError as error:  # a NUL in the script, or a `=` in the name of a variable
+            raise _Failed(f"`{step}` cannot be started: {error}.") from error
         host.started(recipe.name, self._process.pid, environment["SVCUID"])
         watcher = asyncio.get_running_loop().create_task(self._watch_exit(self._process))
         self._watchers.add(watcher)

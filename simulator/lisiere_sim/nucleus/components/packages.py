@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import lzma
 import os
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere_sim.nucleus.components.processes import User
@@ -104,7 +107,7 @@ class Packages:
         digest = hashlib.sha256(recipe.file.read_bytes() + self._flavour.name.encode())
         for artifact, file in files:
             digest.update(f"{artifact!r}".encode())
-            with file.open("rb") as stream:
+            with self._open(recipe, file) as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
         sealed = digest.hexdigest()
@@ -117,7 +120,8 @@ class Packages:
             new.mkdir(parents=True)
         for artifact, file in files:
             copy = fresh / artifact.file
-            shutil.copyfile(file, copy)
+            with self._open(recipe, file) as stream, copy.open("xb") as written:
+                shutil.copyfileobj(stream, written, _CHUNK)
             mode = _READ[artifact.permission.read] | _EXECUTE[artifact.permission.execute]
             if artifact.unarchive == "ZIP" and self._flavour.unpacks_local_artifacts:
                 unzip(copy, opened / copy.stem, mode)
@@ -141,6 +145,18 @@ class Packages:
             hint = "" if source is not None else " Say with --artifacts where the artifacts are."
             raise ConfigError(f"The artifact {file} of {recipe.name} {recipe.version} is missing.{hint}", "--artifacts")
         return file
+
+    def _open(self, recipe: Recipe, file: Path) -> BinaryIO:
+        """Open an artifact; only the user's own files may be links.
+
+        Copies below the root belong to the component, which may have put a link to another's file in their place.
+        """
+        kept = self._sources.get((recipe.name, recipe.version)) is None
+        return open(file, "rb", opener=_without_links if kept else None)
+
+
+def _without_links(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _recipe_files(place: Path) -> list[Path]:
@@ -197,7 +213,7 @@ def unzip(archive: Path, folder: Path, mode: int) -> None:
                 with source.open(member) as packed, target.open("xb") as plain:
                     shutil.copyfileobj(packed, plain, _CHUNK)
                 target.chmod(mode)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise Rejected(f"{archive.name} cannot be unpacked: {error}.") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:

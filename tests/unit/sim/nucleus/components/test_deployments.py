@@ -348,3 +348,12 @@ def test_leftovers_of_a_killed_nucleus_are_ended_and_nobody_else(tmp_path: Path)
 
         play(tmp_path, scene)
         stranger.kill()
+
+
+def test_a_folder_of_recipes_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        made.recipes = tmp_path / ("r" * 300)
+        with pytest.raises(ConfigError, match="The recipes cannot be read: File name too long"):
+            await made.deploy()
+
+    play(tmp_path, scene)

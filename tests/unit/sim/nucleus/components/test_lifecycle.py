@@ -345,3 +345,28 @@ def _lives(pid: int) -> bool:
         return str(psutil.Process(pid).status()) != "zombie"
     except psutil.NoSuchProcess:
         return False
+
+
+def test_what_no_script_can_hold_is_the_component_s_error_and_not_the_nucleus_s(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, defaults={"x": "a\0b"}, lifecycle={"run": "echo {configuration:/x}"})
+        write_recipe(made.recipes, B, lifecycle={"Setenv": {"A=B": "x"}, "run": "echo"})
+        outcome = await made.deploy({A: "1.0.0", B: "1.0.0"})
+        assert "`run` cannot be started: embedded null byte." in outcome.why
+        await made.until(B, "BROKEN")
+        assert "`run` cannot be started: illegal environment variable name." in made[B].why
+
+    play(tmp_path, scene)
+
+
+def test_a_component_that_reports_errored_and_takes_it_back_is_started_again(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, lifecycle={"run": f"echo up; {FOREVER}"})
+        await made.deploy()
+        made[A].report("ERRORED")
+        made[A].report("RUNNING")
+        await made.until_output("up", times=2)
+        await made.until(A, "RUNNING")
+        assert made[A].restarts == 1
+
+    play(tmp_path, scene)

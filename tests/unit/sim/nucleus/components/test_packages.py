@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lisiere.errors import ConfigError, Rejected
+from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere_sim.nucleus.components import packages
 from lisiere_sim.nucleus.components.packages import Packages, unzip
 from lisiere_sim.nucleus.components.processes import own_user
@@ -150,6 +150,16 @@ def test_what_is_no_zip_or_damaged_leaves_nothing(tmp_path: Path) -> None:
     archive.write_bytes(data)
     with pytest.raises(Rejected, match=r"a\.zip cannot be unpacked"):
         unzip(archive, tmp_path / "to", 0o644)
+    zipped(archive, ("x", os.urandom(3000) + bytes(5000)))
+    data = bytearray(archive.read_bytes())
+    data[40:60] = b"\xff" * 20  # what zlib itself cannot read
+    archive.write_bytes(data)
+    with pytest.raises(Rejected, match=r"a\.zip cannot be unpacked"):
+        unzip(archive, tmp_path / "to", 0o644)
+    zipped(archive, ("é", b""))
+    archive.write_bytes(archive.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(Rejected, match=r"a\.zip cannot be unpacked"):
+        unzip(archive, tmp_path / "to", 0o644)
     archive.write_bytes(b"no zip")
     with pytest.raises(Rejected, match=r"a\.zip cannot be unpacked"):
         unzip(archive, tmp_path / "to", 0o644)
@@ -173,3 +183,29 @@ def test_two_components_do_not_share_files(tmp_path: Path) -> None:
         one.install(recipe, own_user())
         copy = tmp_path / "root" / "packages" / "artifacts" / recipe.name / "1.0.0" / "x.txt"
         assert copy.read_text() == recipe.name
+
+
+def test_a_link_that_a_component_puts_in_the_place_of_its_artifact_is_not_followed(tmp_path: Path) -> None:
+    write_recipe(tmp_path / "r", artifacts=[{"Uri": "s3://B/x.txt"}])
+    source = tmp_path / "a" / A / "1.0.0" / "x.txt"
+    source.parent.mkdir(parents=True)
+    source.write_text("mine")
+    one = made(tmp_path)
+    (recipe,) = one.add(tmp_path / "r", tmp_path / "a")
+    one.install(recipe, own_user())
+    secret = tmp_path / "secret"
+    secret.write_text("of the nucleus' user alone")
+    copy = tmp_path / "root" / "packages" / "artifacts" / A / "1.0.0" / "x.txt"
+    copy.unlink()
+    copy.symlink_to(secret)
+    later = made(tmp_path)
+    later.add_kept()
+    with pytest.raises(Permanent, match="cannot be copied"):
+        later.install(later.pool[A]["1.0.0"], own_user())
+    assert copy.is_symlink()
+    source.unlink()
+    source.symlink_to(secret)  # the user may do so
+    (recipe,) = one.add(tmp_path / "r", tmp_path / "a")
+    one.install(recipe, own_user())
+    assert copy.read_text() == secret.read_text()
+    assert not copy.is_symlink()
