@@ -153,25 +153,12 @@ class Deployments:
             LisiereError: the deployment itself is wrong; nothing has changed.
         """
         async with self._turn:
-            if wanted.recipes is not None:
-                artifacts = Path(wanted.artifacts) if wanted.artifacts is not None else None
-                try:
-                    await asyncio.to_thread(self._packages.add, Path(wanted.recipes), artifacts)
-                except OSError as error:
-                    raise ConfigError(f"The recipes cannot be read: {error.strerror}.", "--recipe") from error
-            roots = {**self.roots, **wanted.components}
-            for name in wanted.remove:
-                if roots.pop(name, None) is None:
-                    raise ConfigError(f"{name} is not a root component here, so it cannot be removed.", "--remove")
-            before = self._remember()
-            recipes = await self._prepare(roots)
-            strangers = wanted.configuration.keys() - {recipe.name for recipe in recipes}
-            if strangers:
-                raise ConfigError(f"{sorted(strangers)[0]} is configured but not deployed.", "--configuration")
-            for name, update in wanted.configuration.items():
-                for pointer in update.reset:
-                    if pointer and not pointer.startswith("/"):
-                        raise ConfigError(f"{pointer!r} is no JSON pointer, such as /interval_s.", f"$[{name}].reset")
+            before, known = self._remember(), self._packages.versions()
+            try:
+                roots, recipes = await self._accept(wanted)
+            except LisiereError:
+                self._packages.forget(self._packages.versions() - known)
+                raise
             if wanted.notify:
                 await self._consent.ask(wanted.id, [one.name for one in self.components.values() if one.ready])
             _log.info("Deployment %s: %s.", wanted.id, _named({recipe.name: recipe.version for recipe in recipes}))
@@ -192,6 +179,32 @@ class Deployments:
             self._consent.tell(wanted.id, list(self.components))
             _log.info("Deployment %s: %s%s", wanted.id, outcome.status, outcome.why and f": {outcome.why}")
             return outcome
+
+    async def _accept(self, wanted: Deployment) -> tuple[dict[str, str], list[Recipe]]:
+        """Return the root components and all recipes that a deployment leads to, ready to run.
+
+        Raises:
+            LisiereError: the deployment is wrong.
+        """
+        if wanted.recipes is not None:
+            artifacts = Path(wanted.artifacts) if wanted.artifacts is not None else None
+            try:
+                await asyncio.to_thread(self._packages.add, Path(wanted.recipes), artifacts)
+            except OSError as error:
+                raise ConfigError(f"The recipes cannot be read: {error.strerror}.", "--recipe") from error
+        roots = {**self.roots, **wanted.components}
+        for name in wanted.remove:
+            if roots.pop(name, None) is None:
+                raise ConfigError(f"{name} is not a root component here, so it cannot be removed.", "--remove")
+        recipes = await self._prepare(roots)
+        strangers = wanted.configuration.keys() - {recipe.name for recipe in recipes}
+        if strangers:
+            raise ConfigError(f"{sorted(strangers)[0]} is configured but not deployed.", "--configuration")
+        for name, update in wanted.configuration.items():
+            for pointer in update.reset:
+                if pointer and not pointer.startswith("/"):
+                    raise ConfigError(f"{pointer!r} is no JSON pointer, such as /interval_s.", f"$[{name}].reset")
+        return roots, recipes
 
     async def stop(self) -> None:
         """Stop all components, dependents first; they stay deployed."""
@@ -335,6 +348,8 @@ class Deployments:
         _log.warning("Deployment %s is rolled back: %s", id_, why)
         for name in [name for name in self.components if name not in before.configuration]:
             self._store.remove(name)
+        # Else the next deployment, or the next nucleus, would choose them again where a dependency may be newer.
+        self._packages.forget(self._fresh.keys() - before.digests.keys())
         self.roots, self._fresh = before.roots, before.digests
         for name, snapshot in before.configuration.items():
             self._store.restore(name, snapshot)

@@ -10,6 +10,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,6 +68,21 @@ class Packages:
             self.pool.setdefault(recipe.name, {})[recipe.version] = recipe
             self._sources[recipe.name, recipe.version] = artifacts.resolve() if artifacts is not None else None
         return found
+
+    def versions(self) -> set[tuple[str, str]]:
+        """Return the names and versions in the pool."""
+        return {(name, version) for name, versions in self.pool.items() for version in versions}
+
+    def forget(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Take recipes out of the pool, for the next nucleus in this root too; what is not there is left alone."""
+        for name, version in versions:
+            self.pool.get(name, {}).pop(version, None)
+            self._sources.pop((name, version), None)
+            self._forget_kept(name, version)
+
+    def _forget_kept(self, name: str, version: str) -> None:
+        for suffix in SUFFIXES:
+            (self._layout.recipes / f"{name}-{version}{suffix}").unlink(missing_ok=True)
 
     def add_kept(self) -> None:
         """Read the recipes that were deployed below this root before; one that does not fit any more is left out."""
@@ -132,6 +148,7 @@ class Packages:
             _hand_over(old, owner)
         kept = self._layout.recipes / f"{recipe.name}-{recipe.version}{recipe.file.suffix}"
         if kept != recipe.file:
+            self._forget_kept(recipe.name, recipe.version)  # it may have had another suffix
             shutil.copyfile(recipe.file, kept)
         seal.write_text(sealed, "utf-8")
         return sealed

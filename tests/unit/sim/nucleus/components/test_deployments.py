@@ -357,3 +357,30 @@ def test_a_folder_of_recipes_that_cannot_be_read_is_refused(tmp_path: Path) -> N
             await made.deploy()
 
     play(tmp_path, scene)
+
+
+def test_a_dependency_that_broke_or_was_refused_is_not_chosen_again(tmp_path: Path) -> None:
+    other = "com.example.C"
+
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, A, lifecycle={"run": FOREVER}, needs={B: "^1.0.0"})
+        write_recipe(made.recipes, B, lifecycle={"run": FOREVER})
+        await made.deploy()
+        write_recipe(made.recipes, other, lifecycle={"run": FOREVER})
+        write_recipe(made.recipes, B, "1.1.0", lifecycle={"run": "exit 3"})
+        assert (await made.deploy({other: "1.0.0"})).status == "ROLLED_BACK"
+        # Refused because of an artifact of the last one that would be copied.
+        write_recipe(made.recipes, other, lifecycle={"run": FOREVER}, artifacts=[{"Uri": "s3://B/missing"}])
+        with pytest.raises(ConfigError, match="missing"):
+            await made.deploy({other: "1.0.0"})
+        made.recipes = tmp_path / "of another"
+        write_recipe(made.recipes, "com.example.D", lifecycle={"run": FOREVER})
+        assert (await made.deploy({"com.example.D": "1.0.0"})).status == "SUCCEEDED"
+        assert made[B].recipe.version == "1.0.0"
+
+    async def later(made: Bench) -> None:
+        await made.deployments.resume()
+        assert made[B].recipe.version == "1.0.0"
+        assert other not in made.deployments.components
+
+    play(tmp_path, scene, later)

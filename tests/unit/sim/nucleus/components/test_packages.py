@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere_sim.nucleus.components import packages
@@ -209,3 +211,17 @@ def test_a_link_that_a_component_puts_in_the_place_of_its_artifact_is_not_follow
     one.install(recipe, own_user())
     assert copy.read_text() == secret.read_text()
     assert not copy.is_symlink()
+
+
+def test_a_recipe_that_changes_from_json_to_yaml_is_kept_once(tmp_path: Path) -> None:
+    one = made(tmp_path)
+    yaml_file = write_recipe(tmp_path / "r", lifecycle={"run": "echo new"})
+    json_file = tmp_path / "j" / "recipe.json"
+    json_file.parent.mkdir()
+    json_file.write_text(json.dumps(yaml.safe_load(yaml_file.read_text().replace("new", "old"))))
+    for file in (json_file, yaml_file):
+        (recipe,) = one.add(file, None)
+        one.install(recipe, own_user())
+    later = made(tmp_path)
+    later.add_kept()
+    assert later.pool[A]["1.0.0"].steps.scripts["run"].script == "echo new"
