@@ -87,17 +87,25 @@ def covers(pattern: str, resource: str, topics: bool) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _expression(pattern: str, topics: bool) -> re.Pattern[str]:
     levels = _split(pattern) if topics else [pattern]
-    said = ""
+    # What stands between the `*`.
+    parts = [""]
     for number, level in enumerate(levels):
         between = "/" if number else ""
         if topics and level == "#" and number == len(levels) - 1:
             # `a/#` covers `a` too.
-            said += "(?:/.*)?" if number else ".*"
+            parts[-1] += "(?:/.*)?" if number else ".*"
         elif topics and level == "+":
-            said += between + "[^/#]*"
+            parts[-1] += between + "[^/#]*"
         else:
-            said += between + _literal(level)
-    return re.compile(said, re.DOTALL)
+            first, *others = _literals(level)
+            parts[-1] += between + first
+            parts += others
+    if len(parts) == 1:
+        return re.compile(parts[0], re.DOTALL)
+    # Each part where it stands first, for good: were all places tried, some topics would take years. A group in a
+    # look-ahead is tried once.
+    middle = "".join(f"(?=(?P<g{number}>.*?{part}))(?P=g{number})" for number, part in enumerate(parts[1:-1]))
+    return re.compile(f"{parts[0]}{middle}.*{parts[-1]}", re.DOTALL)
 
 
 def _split(pattern: str) -> list[str]:
@@ -105,16 +113,20 @@ def _split(pattern: str) -> list[str]:
     return [level.replace("\0", "${/}") for level in pattern.replace("${/}", "\0").split("/")]
 
 
-def _literal(level: str) -> str:
-    said, place = "", 0
+def _literals(level: str) -> list[str]:
+    """Return expressions for what stands between the `*` of a level."""
+    said, place = [""], 0
     while place < len(level):
         escape = _ESCAPE.match(level, place)
         if escape:
-            said += re.escape(escape[1])
+            said[-1] += re.escape(escape[1])
             place = escape.end()
+            continue
+        if level[place] == "*":
+            said.append("")
         else:
-            said += ".*" if level[place] == "*" else re.escape(level[place])
-            place += 1
+            said[-1] += re.escape(level[place])
+        place += 1
     return said
 
 

@@ -43,9 +43,11 @@ class LogFile:
         try:
             self._stream.write(text)
             if self._stream.tell() >= self._size:
-                self._stream.close()
-                self._file.replace(self._file.with_name(f"{self._file.name}.1"))
-                self._stream = self._file.open("ab", buffering=0)
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # somebody has taken it away
+                    self._file.replace(self._file.with_name(f"{self._file.name}.1"))
+                full, self._stream = self._stream, self._file.open("ab", buffering=0)
+                full.close()
         except OSError as error:
             self._lost += len(lines)
             self._why = error.strerror or repr(error)

@@ -330,7 +330,7 @@ class IotCore:
                 self._spooler.forget(one.message)
                 self.counters.dropped["retries"] += 1
                 _log.warning(
-                    "IoT Core: a publish to %s is dropped after %d tries.", one.message.topic, one.message.tries
+                    "IoT Core: a publish to %r is dropped after %d tries.", one.message.topic, one.message.tries
                 )
             else:
                 self._spooler.put_back(one.message)

@@ -74,7 +74,7 @@ class Subscriptions:
                     raise Retryable("The connection to IoT Core is gone.")
                 self.upstream |= set(new) - set(refused)
                 for text in refused:
-                    _log.warning("IoT Core: the broker does not grant a subscription to %s.", text)
+                    _log.warning("IoT Core: the broker does not grant a subscription to %r.", text)
             if old := sorted(self.upstream - self.needed()):
                 self.upstream -= set(old)
                 await link.unsubscribe(old)

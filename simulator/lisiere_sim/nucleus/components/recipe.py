@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 from msgspec import UNSET, Meta, Struct, UnsetType, field
+from yaml.constructor import ConstructorError
 
-from lisiere.documents import read_yaml
+from lisiere.documents import read_text, read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere_sim.nucleus.components import variables
 from lisiere_sim.nucleus.components.versions import check_requirement, check_version
@@ -172,10 +173,11 @@ def read_recipe(file: Path, flavour: Flavour) -> Recipe:
 def _document(file: Path) -> Any:
     """The document; of YAML every scalar as the text that stands there, since types are known by the schema."""
     try:
-        read_yaml(file)  # bounded, and every way of failing in one error
-        text = file.read_text(encoding="utf-8")
-        # The base loader makes strings, lists and dicts alone.
-        document = json.loads(text) if file.suffix == ".json" else yaml.load(text, yaml.BaseLoader)  # noqa: S506
+        if file.suffix == ".json":
+            document = json.loads(read_text(file), object_pairs_hook=_each_once)
+        else:
+            read_yaml(file)  # every way of failing in one error
+            document = yaml.load(read_text(file), _Texts)  # noqa: S506
     except Rejected as error:
         raise ConfigError(str(error)) from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -188,6 +190,25 @@ def _document(file: Path) -> Any:
     if waiting:
         raise ConfigError(f"It has more than {_VALUES_MAX} values; are there aliases of aliases in it?")
     return document
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice in the same object")
+        found[key] = value
+    return found
+
+
+class _Texts(yaml.BaseLoader):
+    """Makes strings, lists and dicts alone, and refuses a key that stands twice, of which others take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            raise ConstructorError(None, None, "a key stands twice in this mapping", node.start_mark)
+        return found
 
 
 class _Yaml(yaml.SafeLoader):

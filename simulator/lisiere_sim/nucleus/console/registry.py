@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ def entry(root: Path) -> Iterator[None]:
     place = _folder() / str(os.getpid())
     with contextlib.suppress(OSError):
         place.parent.mkdir(mode=0o700, exist_ok=True)
-        place.write_text(str(root), "utf-8")
+        if _is_ours(place.parent):  # else somebody may have put links there
+            place.write_text(str(root), "utf-8")
     try:
         yield
     finally:
@@ -39,8 +41,7 @@ def find_root(wanted: Path | None) -> Path:
         return wanted
     folder = _folder()
     roots: list[Path] = []
-    # A folder of another user's making is nobody's word.
-    if folder.is_dir() and folder.stat().st_uid == os.getuid():
+    if _is_ours(folder):
         running = [place for place in sorted(folder.iterdir()) if place.name.isdecimal() and _runs(int(place.name))]
         roots = [Path(place.read_text("utf-8")) for place in running]
     if len(roots) == 1:
@@ -48,6 +49,15 @@ def find_root(wanted: Path | None) -> Path:
     if not roots:
         raise ConfigError("No nucleus of yours runs. Start one with `lisiere nucleus run`.", "--root")
     raise ConfigError(f"{len(roots)} nuclei run; say which: {', '.join(map(str, roots))}.", "--root")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is one of this user's making, and no link: in a temporary folder everybody may make them."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def _runs(pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import pwd
@@ -183,9 +184,12 @@ def read_updates(file: Path) -> dict[str, ConfigurationUpdate]:
         ConfigError: with the path of what is wrong.
     """
     try:
-        document: Any = read_yaml(file)
+        # What a recipe's configuration may be, too: names are text, also where YAML sees numbers.
+        document: Any = json.loads(json.dumps(read_yaml(file), allow_nan=False))
     except Rejected as error:
         raise ConfigError(str(error), "--configuration") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} must hold what JSON can hold: {error}.", "--configuration") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{file} is a mapping from components to `reset` and `merge`.", "--configuration")
     return {str(name): update(part, f"$[{name}]") for name, part in document.items()}

@@ -55,10 +55,12 @@ class Journal:
 
     def record(self, component: str, operation: str, resource: str, outcome: str = "ok", reason: str = "") -> None:
         """Add one entry."""
-        entry = Entry(self._clock(), component, operation, resource, outcome, reason[:_REASON_MAX])
+        entry = Entry(
+            self._clock(), component, _plain(operation), _plain(resource), outcome, _plain(reason[:_REASON_MAX])
+        )
         self.entries.append(entry)
         # Clients make up names of operations; beyond some they are counted together.
-        key = (component, operation, outcome)
+        key = (component, entry.operation, outcome)
         self.counts[key if key in self.counts or len(self.counts) < _COUNTED else (component, "other", outcome)] += 1
         if self._log is not None and (self.verbose or (outcome != "ok" and self._may_log(entry))):
             self._log(entry.line())
@@ -74,6 +76,13 @@ class Journal:
             self._log(f"ipc: {entry.component}: {left_out} further failures were not logged.")
         self._minute[entry.component] = (since, lines + 1, 0)
         return True
+
+
+def _plain(text: str) -> str:
+    """Return a text in one line: clients choose it, and what ends a line or steers a terminal is written out."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def resource_of(request: Mapping[str, Any]) -> str:

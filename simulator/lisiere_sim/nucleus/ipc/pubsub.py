@@ -60,8 +60,10 @@ class PubSub:
         if not isinstance(message, dict) or len(kinds) != 1 or not isinstance(message[kinds[0]], dict):
             raise IpcError("InvalidArgumentsError", "publishMessage must have either a jsonMessage or a binaryMessage.")
         content = message[kinds[0]].get("message")
-        if content is None:
-            raise IpcError("InvalidArgumentsError", f"The {kinds[0]} has no message.")
+        # A subscriber's SDK would end its subscription over anything else.
+        if not (isinstance(content, dict) if kinds[0] == "jsonMessage" else _is_base64(content)):
+            wanted = "an object" if kinds[0] == "jsonMessage" else "base64"
+            raise IpcError("InvalidArgumentsError", f"The {kinds[0]} has no message that is {wanted}.")
         self._hand_out(topic, {kinds[0]: {"message": content, "context": {"topic": topic}}}, call.component)
         return {}
 
@@ -80,6 +82,14 @@ class PubSub:
         self._subscriptions[number] = _Subscription(call.component, levels, others_only, call.stream)
         call.stream.on_close(lambda: self._subscriptions.__delitem__(number))
         return {"topicName": topic}
+
+
+def _is_base64(content: Any) -> bool:
+    try:
+        base64.b64decode(content, validate=True)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(content, str)
 
 
 def topic_of(call: Call, key: str) -> str:

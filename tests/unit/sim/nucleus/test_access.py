@@ -163,3 +163,9 @@ def test_a_change_holds_at_the_next_call() -> None:
         here.check("c", MQTT, "PublishToIoTCore", "x")
     store.reset("c", ["/accessControl"])
     here.check("c", MQTT, "PublishToIoTCore", "x")
+
+
+def test_no_topic_keeps_the_nucleus_busy() -> None:
+    # In a fraction of a second: were every place for each `*` tried, this would not end.
+    assert not covers("x/*/y/*/y/*/y/*/z", "x/" + "/y/" * 20_000, topics=True)
+    assert covers("x/*/y/+/*a", "x/" + "/y/" * 20_000 + "a", topics=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -370,3 +371,13 @@ def test_a_component_that_reports_errored_and_takes_it_back_is_started_again(tmp
         assert made[A].restarts == 1
 
     play(tmp_path, scene)
+
+
+def test_a_log_whose_folder_was_taken_away_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "logs.d").mkdir()
+    log = LogFile(tmp_path / "logs.d" / "a.log", size=100)
+    shutil.rmtree(tmp_path / "logs.d")
+    log.write("stdout", [b"x" * 100])
+    log.write("stdout", [b"after"])
+    log.close()
+    assert "after" in (tmp_path / "logs.d" / "a.log").read_text()

@@ -239,3 +239,20 @@ def test_no_document_gets_out_anything_but_a_recipe_or_a_configuration_error(
     for flavour in (CLASSIC, LITE):
         with suppress(ConfigError):
             read(folder, json.dumps(document), flavour, ".json")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(PLAIN.replace("      Setenv:", "      run: exec y\n      Setenv:"))
+    with pytest.raises(ConfigError, match="a key stands twice in this mapping"):
+        read_recipe(file, CLASSIC)
+    file = tmp_path / "r.json"
+    file.write_text('{"ComponentName": "com.example.B", ' + json.dumps(yaml.safe_load(PLAIN), default=str)[1:])
+    with pytest.raises(ConfigError, match="the key 'ComponentName' stands twice"):
+        read_recipe(file, CLASSIC)
+
+
+def test_a_json_recipe_may_be_indented_by_tabs(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(yaml.safe_load(PLAIN), default=str, indent="\t"))
+    assert read_recipe(file, CLASSIC).name == "com.example.A"

@@ -21,6 +21,7 @@ from lisiere.cli import main
 from lisiere.errors import ConfigError
 from lisiere_sim.nucleus.components.processes import User
 from lisiere_sim.nucleus.components.recipe import read_recipe
+from lisiere_sim.nucleus.configuration import ConfigurationStore
 from lisiere_sim.nucleus.console import registry
 from lisiere_sim.nucleus.console.service import (
     Identity,
@@ -242,3 +243,28 @@ def test_the_only_nucleus_that_runs_is_found_and_one_of_two_is_not(tmp_path: Pat
             assert registry.find_root(tmp_path / "two") == tmp_path / "two"
             other.kill()
         assert registry.find_root(None) == tmp_path / "one"
+
+
+def test_a_folder_of_another_s_making_gets_no_entry(tmp_path: Path) -> None:
+    with registry.entry(tmp_path):
+        folder = next((tmp_path / "run").iterdir())
+    folder.rmdir()
+    (tmp_path / "theirs").mkdir()
+    folder.symlink_to(tmp_path / "theirs")
+    with registry.entry(tmp_path / "one"):
+        assert list((tmp_path / "theirs").iterdir()) == []
+        with pytest.raises(ConfigError, match="No nucleus of yours runs"):
+            registry.find_root(None)
+
+
+def test_numbers_as_names_in_a_configuration_file_are_text_and_outlive_the_nucleus(tmp_path: Path) -> None:
+    file = tmp_path / "configuration.yaml"
+    file.write_text(f"{A}: {{merge: {{cameras: {{1: {{rate: 5}}}}}}}}")
+    kept = ConfigurationStore(tmp_path / "kept.json")
+    kept.merge(A, (), read_updates(file)[A].merge, 1.0)
+    later = ConfigurationStore(tmp_path / "kept.json")
+    assert later.load() == ""
+    assert later.read(A) == {"cameras": {"1": {"rate": 5}}}
+    file.write_text(f"{A}: {{merge: {{rate: .nan}}}}")
+    with pytest.raises(ConfigError, match="must hold what JSON can hold"):
+        read_updates(file)

@@ -180,3 +180,25 @@ def test_a_component_has_one_token() -> None:
     tokens.revoke("a")
     tokens.revoke("a")
     assert tokens.authenticate(second) is None
+
+
+def test_a_message_that_would_end_a_subscriber_s_subscription_is_refused() -> None:
+    with ipc() as nucleus, Raw(nucleus, "a") as sender:
+        nucleus.allow("a", PUBSUB, ["*"], ["*"])
+        wrong: list[dict[str, Any]] = [
+            {"binaryMessage": {"message": "no base64"}},
+            {"binaryMessage": {"message": 5}},
+            {"jsonMessage": {"message": "no object"}},
+        ]
+        for number, message in enumerate(wrong, 1):
+            sender.call("PublishToTopic", number, json.dumps({"topic": "t", "publishMessage": message}).encode())
+            answer = sender.next()
+            assert answer is not None
+            assert answer.headers["service-model-type"] == "aws.greengrass#InvalidArgumentsError"
+
+
+def test_what_a_client_makes_up_stays_in_one_line_of_the_log() -> None:
+    lines: list[str] = []
+    journal = Journal(lines.append)
+    journal.record("a", "Publish\rX", "t\n2030-01-01 INFO b: \x1b[31mBROKEN", "UnauthorizedError", "of é\nand more")
+    assert lines == ["ipc: a Publish\\rX t\\n2030-01-01 INFO b: \\x1b[31mBROKEN: UnauthorizedError: of é\\nand more"]
