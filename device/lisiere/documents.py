@@ -25,7 +25,7 @@ def read_text(file: Path) -> str:
     except OSError as error:
         raise Rejected(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise Rejected(f"{file} is not in UTF-8: {error}") from error
+        raise Rejected(f"{file} is not YAML or JSON in UTF-8: {error}") from error
 
 
 def read_yaml(file: Path) -> Any:
