@@ -62,7 +62,8 @@ class Layout:
         try:
             for folder in (self.config, self.logs, self.recipes, self.root / "work", self.root / "packages"):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.config.chmod(0o700)  # everybody's configuration, which components may not read past the IPC
+            for folder in (self.config, self.logs):  # components may not read of each other there, past the IPC
+                folder.chmod(0o700)
         except OSError as error:
             raise Permanent(f"The root {self.root} cannot be made: {error.strerror} ({error.filename}).") from error
 

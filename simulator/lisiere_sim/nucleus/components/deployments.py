@@ -275,7 +275,12 @@ class Deployments:
             update = updates.get(recipe.name)
             if update is not None:
                 self._store.reset(recipe.name, update.reset)
-                self._store.merge(recipe.name, (), update.merge, now)
+                for path in self._store.merge(recipe.name, (), update.merge, now):
+                    _log.warning(
+                        "%s: /%s stays as it is: the component has set it with a time that is yet to come.",
+                        recipe.name,
+                        "/".join(path),
+                    )
         for name, texts in list(same.items()):
             if self.components[name].state == "BROKEN" or self._texts(new[name]) != texts:
                 await self.components[name].retire("Its configuration has changed.")

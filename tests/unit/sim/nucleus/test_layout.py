@@ -43,3 +43,9 @@ def test_a_killed_nucleus_leaves_no_socket_to_the_next_of_the_other_flavour(tmp_
     after.lock()
     after.unlock()
     assert not left[0].parent.exists()
+
+
+def test_components_do_not_read_each_others_configuration_and_logs(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "root")
+    layout.make()
+    assert {oct(folder.stat().st_mode & 0o777) for folder in (layout.config, layout.logs)} == {"0o700"}

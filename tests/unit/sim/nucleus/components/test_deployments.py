@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -367,7 +368,7 @@ def test_a_dependency_that_broke_or_was_refused_is_not_chosen_again(tmp_path: Pa
         write_recipe(made.recipes, B, lifecycle={"run": FOREVER})
         await made.deploy()
         write_recipe(made.recipes, other, lifecycle={"run": FOREVER})
-        write_recipe(made.recipes, B, "1.1.0", lifecycle={"run": "exit 3"})
+        write_recipe(made.recipes, B, "1.1.0", lifecycle={"install": "exit 3", "run": FOREVER})
         assert (await made.deploy({other: "1.0.0"})).status == "ROLLED_BACK"
         # Refused because of an artifact of the last one that would be copied.
         write_recipe(made.recipes, other, lifecycle={"run": FOREVER}, artifacts=[{"Uri": "s3://B/missing"}])
@@ -384,3 +385,33 @@ def test_a_dependency_that_broke_or_was_refused_is_not_chosen_again(tmp_path: Pa
         assert other not in made.deployments.components
 
     play(tmp_path, scene, later)
+
+
+def test_a_component_that_removes_its_artifact_does_not_keep_the_others_from_coming_back(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, artifacts=[{"Uri": "s3://B/x.sh"}], lifecycle={"run": "sh {artifacts:path}/x.sh"})
+        (made.artifacts / A / "1.0.0").mkdir(parents=True)
+        (made.artifacts / A / "1.0.0" / "x.sh").write_text(FOREVER)
+        write_recipe(made.recipes, B, lifecycle={"run": FOREVER})
+        assert (await made.deploy({A: "1.0.0", B: "1.0.0"})).status == "SUCCEEDED"
+        (made.layout.artifacts(A, "1.0.0") / "x.sh").unlink()
+
+    async def later(made: Bench) -> None:
+        await made.deployments.resume()
+        await made.until(A, "BROKEN")
+        assert made[B].state == "RUNNING"
+
+    play(tmp_path, scene, later)
+
+
+def test_configuration_that_a_deployment_cannot_set_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, lifecycle={"run": FOREVER}, defaults={"a": {"b": 1}})
+        await made.deploy()
+        made.store.merge(A, ("a",), {"b": 2}, time.time() + 3600)
+        await made.deploy(configuration={A: ConfigurationUpdate(merge={"a": {"b": 3}})})
+        assert "com.example.A: /a/b stays as it is" in caplog.text
+        await made.deploy(configuration={A: ConfigurationUpdate(reset=["/a/b"], merge={"a": {"b": 3}})})
+        assert made.store.read(A) == {"a": {"b": 3}}
+
+    play(tmp_path, scene)
