@@ -347,6 +347,7 @@ class Component:
         environment = {
             **self._environment,
             **{name: host.interpolate(recipe, value) for name, value in settings.items()},
+            "SVCUID": self._environment["SVCUID"],  # by which its processes are known, too
         }
         user = host.user(script)
         folder = host.layout.work(recipe.name)

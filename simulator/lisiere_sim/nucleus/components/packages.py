@@ -185,7 +185,9 @@ def _recipe_files(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise ConfigError(f"There is no {place}.", "--recipe")
-    files = [file for file in sorted(place.iterdir()) if file.suffix in SUFFIXES and _is_recipe(file)]
+    files = [
+        file for file in sorted(place.iterdir()) if file.suffix in SUFFIXES and file.is_file() and _is_recipe(file)
+    ]
     if not files:
         raise ConfigError(f"There is no recipe ({', '.join(SUFFIXES)}) in {place}.", "--recipe")
     return files

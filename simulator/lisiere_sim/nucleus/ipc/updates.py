@@ -71,13 +71,14 @@ class ComponentUpdates:
                 event = {"deploymentId": deployment, "isGgcRestarting": False}
                 for stream in list(self._streams[component]):
                     stream.send(_EVENT, {"preUpdateEvent": event})
-                try:
-                    await asyncio.wait_for(asked.woken.wait(), timeout_s)
-                except asyncio.TimeoutError:
+                if not await _set_within(asked.woken, timeout_s):
                     return True
-                if asked.agreed or asked.again is None:
-                    return False
-                await asyncio.sleep(asked.again - loop.time())
+                # Meanwhile it may think again, or go away.
+                while asked.woken.is_set() and self._streams.get(component):
+                    if asked.agreed or asked.again is None:
+                        return False
+                    asked.woken.clear()
+                    await _set_within(asked.woken, asked.again - loop.time())
         finally:
             self._asked.pop(key, None)
         return False
@@ -114,3 +115,11 @@ class ComponentUpdates:
         asked.again = asyncio.get_running_loop().time() + after / 1000
         asked.woken.set()
         return {}
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except asyncio.TimeoutError:
+        return False
+    return True

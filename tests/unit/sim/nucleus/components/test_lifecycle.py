@@ -381,3 +381,18 @@ def test_a_log_whose_folder_was_taken_away_is_begun_anew(tmp_path: Path) -> None
     log.write("stdout", [b"after"])
     log.close()
     assert "after" in (tmp_path / "logs.d" / "a.log").read_text()
+
+
+def test_no_recipe_sets_the_token_by_which_its_processes_are_known(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        for name in (A, B):
+            write_recipe(
+                made.recipes, name, lifecycle={"Setenv": {"SVCUID": "same"}, "run": f"echo $SVCUID; {FOREVER}"}
+            )
+        await made.deploy({A: "1.0.0", B: "1.0.0"})
+        await made.until_output("stdout", B)
+        await made[A].stop()
+        assert (made[B].state, made[B].restarts) == ("RUNNING", 0)
+        assert made.output(B) != ["stdout: same"]
+
+    play(tmp_path, scene)

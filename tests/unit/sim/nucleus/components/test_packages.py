@@ -225,3 +225,9 @@ def test_a_recipe_that_changes_from_json_to_yaml_is_kept_once(tmp_path: Path) ->
     later = made(tmp_path)
     later.add_kept()
     assert later.pool[A]["1.0.0"].steps.scripts["run"].script == "echo new"
+
+
+def test_a_pipe_among_the_recipes_is_not_waited_for(tmp_path: Path) -> None:
+    write_recipe(tmp_path / "r")
+    os.mkfifo(tmp_path / "r" / "a.yaml")
+    assert [recipe.name for recipe in made(tmp_path).add(tmp_path / "r", None)] == [A]

@@ -247,3 +247,20 @@ def test_a_wrong_file_of_secrets_is_refused_without_quoting_it(tmp_path: Path, t
         read_secrets(file)
     assert "hunter2" not in str(caught.value)
     assert "secrets.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "thinks again"])
+def test_a_component_that_has_put_an_update_off_may_leave_or_think_again(leaves: bool) -> None:
+    heard: queue.Queue[Any] = queue.Queue()
+    updates = ComponentUpdates()
+    with ipc(more=updates.operations()) as nucleus, ThreadPoolExecutor(1) as pool:
+        with nucleus.client("a") as client:
+            client.subscribe_to_component_updates(on_stream_event=heard.put)
+            asked = pool.submit(nucleus.loop.call, updates.ask("d1", ["a"], 60.0))
+            heard.get(timeout=5)
+            client.defer_component_update(deployment_id="d1", recheck_after_ms=20_000)
+            assert not asked.done()
+            if not leaves:
+                client.defer_component_update(deployment_id="d1", recheck_after_ms=0)
+                assert asked.result(5) == []
+        assert asked.result(5) == []
