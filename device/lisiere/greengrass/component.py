@@ -89,6 +89,7 @@ class Component:
         self._shadow = Shadow(nucleus, clock)
         self._access: Any = None
         self._refused = ""  # why the last configuration was
+        self._refused_own: dict[str, Any] | None = None  # which one that was
         self._errored = ""  # why the component ends
         self._running: _Running
         self._before: _Running | None = None  # what ran before, until the new one is warm
@@ -252,7 +253,7 @@ class Component:
             config = self._config(own)
             check_models(config)
         except LisiereError as error:
-            self._judge(str(error))
+            self._judge(str(error), own)
             return
         if config == self._running.config:
             self._running.own = own
@@ -267,11 +268,11 @@ class Component:
         self._before = before
         self._start(own, config)
 
-    def _judge(self, why: str) -> None:
-        """Keep and tell whether the newest configuration was accepted."""
-        if why and why != self._refused:
+    def _judge(self, why: str, own: dict[str, Any] | None = None) -> None:
+        """Keep and tell whether the newest configuration was accepted; each that is refused is told once."""
+        if why and (why, own) != (self._refused, self._refused_own):
             log.error("The changed configuration is refused, and the one before it goes on. %s", why)
-        self._refused = why
+        self._refused, self._refused_own = why, own
         self._running.runtime.reports.configuration_failure = why or None
 
     def _ended(self) -> bool:
@@ -284,7 +285,7 @@ class Component:
         error = running.error
         if error is not None and before is not None and not running.warm and isinstance(error, LisiereError):
             self._before = None
-            self._judge(str(error))
+            self._judge(str(error), running.own)
             self._start(before.own, before.config)
             return False
         if error is not None:

@@ -96,7 +96,10 @@ def ask(path: Path, request: Mapping[str, Any], timeout: float | None = None) ->
             with line.makefile("rb") as stream:
                 answer = stream.readline()
         except OSError as error:
-            raise Permanent(f"No nucleus answers at {path}: {error.strerror or error}.") from error
+            raise Permanent(
+                f"No nucleus runs there: nothing answers at {path} ({error.strerror or error}). "
+                "Start one with `lisiere nucleus run --root DIR`."
+            ) from error
     if not answer:
         raise Permanent(f"The nucleus at {path} stopped before it answered.")
     reply = json.loads(answer)

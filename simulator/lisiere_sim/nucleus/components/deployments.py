@@ -218,7 +218,9 @@ class Deployments:
             ConfigError: it is not deployed.
         """
         if name not in self.components:
-            raise ConfigError(f"{name} is not deployed here; deployed are: {', '.join(self.components) or 'none'}.")
+            raise ConfigError(
+                f"{name} is not deployed here; deployed are: {', '.join(self.components) or 'none'}.", "COMPONENT"
+            )
         return self.components[name]
 
     async def _prepare(self, roots: dict[str, str]) -> list[Recipe]:

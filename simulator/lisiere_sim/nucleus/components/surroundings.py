@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lisiere.errors import ConfigError
+from lisiere.errors import ConfigError, Permanent
 from lisiere_sim.nucleus.components import variables
 from lisiere_sim.nucleus.components.board import Board
 from lisiere_sim.nucleus.components.guard import Guard
@@ -233,11 +233,17 @@ def _token_digests(pid: int) -> list[str]:
 
 
 def read_json(file: Path, form: Any) -> Any:
-    """Return what a file of the nucleus' own holds; None if there is none or it is damaged, which the log says."""
+    """Return what a file of the nucleus' own holds; None if there is none or it is damaged, which the log says.
+
+    Raises:
+        Permanent: it cannot be read.
+    """
     try:
         return msgspec.json.decode(file.read_bytes(), type=form)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise Permanent(f"{file} cannot be read: {error.strerror}. Choose another --root.") from error
     except msgspec.MsgspecError as error:
         _log.warning("%s", set_aside(file, error, "what it said is forgotten"))
         return None

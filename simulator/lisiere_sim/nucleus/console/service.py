@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ from lisiere_sim.nucleus.nucleus import Nucleus, Options
 
 _log = logging.getLogger("lisiere_sim.nucleus")
 _IDENTITY = "nucleus.json"
+_ONE_SIGNAL_S = 0.3
 _DEFAULT_USERS = ("ggc_user", "nobody")
 
 
@@ -75,8 +77,9 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(options: Options, args: argparse.Namespace) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    times: list[float] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told, stop)
+        loop.add_signal_handler(number, told, stop, times)
     nucleus = Nucleus(options, stop.set)
     await nucleus.start()
     identity = Identity(options.flavour.name, options.settings.thing, options.settings.region)
@@ -97,9 +100,13 @@ async def _serve(options: Options, args: argparse.Namespace) -> int:
     return 0
 
 
-def told(stop: asyncio.Event) -> None:
-    """Stop at the first signal; at the second leave at once, and have the guard end what still runs."""
-    if stop.is_set():
+def told(stop: asyncio.Event, times: list[float]) -> None:
+    """Stop at the first signal; at the second leave at once, and have the guard end what still runs.
+
+    Programs that pass signals on, such as timeout, deliver one Ctrl-C twice: what comes at once is no second one.
+    """
+    times.append(time.monotonic())
+    if times[-1] - times[0] > _ONE_SIGNAL_S:
         os._exit(1)
     stop.set()
 
@@ -121,6 +128,8 @@ async def _deploy(nucleus: Nucleus, args: argparse.Namespace) -> None:
     )
     if outcome.status != "SUCCEEDED":
         _log.error("%s `lisiere nucleus logs COMPONENT` shows its output.", outcome.why)
+    else:
+        _log.info("In another terminal, `lisiere nucleus status` and `lisiere nucleus logs` show more. Ctrl-C ends it.")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -149,8 +158,8 @@ def closed_to(root: Path, user: User) -> Path | None:
     return None
 
 
-def versions(texts: list[str]) -> dict[str, str]:
-    """Return what `--deploy NAME=VERSION` asks for.
+def versions(texts: list[str], place: str = "--deploy") -> dict[str, str]:
+    """Return what `NAME=VERSION` on the command line asks for; `place` is how messages call it.
 
     Raises:
         ConfigError: one of them has another form.
@@ -159,7 +168,7 @@ def versions(texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, equals, version = text.partition("=")
         if not (name and equals and version):
-            raise ConfigError(f"{text!r} is not of the form NAME=VERSION.", "--deploy")
+            raise ConfigError(f"{text!r} is not of the form NAME=VERSION.", place)
         found[name] = version
     return found
 

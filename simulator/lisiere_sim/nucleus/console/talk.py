@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import re
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +25,7 @@ from lisiere_sim.nucleus.control import ask
 from lisiere_sim.nucleus.layout import Layout
 
 _FOLLOW_S = 0.25
+_NO_PROGRESS = re.compile(r" ipc: | Deployment ")  # the outcome itself goes to stdout
 
 
 def status(args: argparse.Namespace) -> int:
@@ -81,9 +86,15 @@ def log_ipc(args: argparse.Namespace) -> int:
 
 
 def deploy(args: argparse.Namespace) -> int:
-    """Deploy into a nucleus that runs; exit code 1 if that did not succeed."""
+    """Deploy into a nucleus that runs, and say meanwhile what happens; exit code 1 if that did not succeed.
+
+    Raises:
+        ConfigError: it asks for nothing.
+    """
+    if not (args.component or args.remove or args.configuration):
+        raise ConfigError("Say what to deploy: NAME=VERSION, --remove or --configuration.", "NAME=VERSION")
     wanted = Deployment(
-        components=versions(args.component),
+        components=versions(args.component, "NAME=VERSION"),
         remove=args.remove,
         configuration=read_updates(args.configuration) if args.configuration else {},
         recipes=str(args.recipe.resolve()) if args.recipe else None,
@@ -91,12 +102,44 @@ def deploy(args: argparse.Namespace) -> int:
         notify=not args.no_notify,
         go_back=not args.no_rollback,
     )
-    outcome = _ask(args.root, do="deploy", deployment=msgspec.to_builtins(wanted))
+    layout = _layout(args.root)
+    with contextlib.nullcontext() if args.json else _progress(layout.log):
+        outcome = ask(layout.control, {"do": "deploy", "deployment": msgspec.to_builtins(wanted)})
     if args.json:
         _say(json.dumps(outcome, indent=2))
     else:
         _say(f"{outcome['status']}{outcome['why'] and ': ' + outcome['why']}")
     return 0 if outcome["status"] == "SUCCEEDED" else 1
+
+
+@contextlib.contextmanager
+def _progress(log: Path) -> Iterator[None]:
+    """Copy to stderr what the nucleus writes into its log meanwhile, but for the components' calls."""
+    done = threading.Event()
+
+    def copy(stream: TextIO) -> None:
+        last = False
+        while not last:
+            last = done.wait(_FOLLOW_S)
+            for line in stream:
+                if not _NO_PROGRESS.search(line):
+                    sys.stderr.write(line)
+            sys.stderr.flush()
+
+    try:
+        stream = log.open(encoding="utf-8", errors="replace")
+    except OSError:  # no nucleus, as asking it will tell
+        yield
+        return
+    with stream:
+        stream.seek(0, os.SEEK_END)
+        copier = threading.Thread(target=copy, args=(stream,), daemon=True)
+        copier.start()
+        try:
+            yield
+        finally:
+            done.set()
+            copier.join()
 
 
 def logs(args: argparse.Namespace) -> int:
@@ -136,8 +179,6 @@ def _file(file: Path, layout: Layout, args: argparse.Namespace) -> None:
 
 
 def _inode(stream: TextIO) -> int:
-    import os
-
     return os.fstat(stream.fileno()).st_ino
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from lisiere.cli import main
-from lisiere.errors import ConfigError
+from lisiere.errors import ConfigError, Permanent
 from lisiere_sim.nucleus.components.processes import User
 from lisiere_sim.nucleus.components.recipe import read_recipe
 from lisiere_sim.nucleus.configuration import ConfigurationStore
@@ -92,11 +92,16 @@ def test_a_whole_day_of_a_nucleus(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert "IoT Core offline, as it was told" in said(capsys, "status")
         said(capsys, "online")
         (tmp_path / "update.yaml").write_text(f"{A}: {{MERGE: {{name: moon}}}}")
-        assert said(capsys, "deploy", "--configuration", str(tmp_path / "update.yaml")) == "SUCCEEDED\n"
+        assert said(capsys, "deploy", "--json", "--configuration", str(tmp_path / "update.yaml")).startswith("{")
         assert "stdout: hello moon" in said(capsys, "logs", "-n", "1", A)
         write_recipe(tmp_path / "r", B, lifecycle={"run": "echo no; exit 9"})
         asked = ["deploy", f"{B}=1.0.0", "--recipe", str(tmp_path / "r")]
-        assert "ROLLED_BACK: com.example.B 1.0.0 is BROKEN" in said(capsys, *asked, code=1)
+        text = said(capsys, *asked, code=1)
+        assert text.startswith("ROLLED_BACK: com.example.B 1.0.0 is BROKEN")
+        assert f"INFO {B} 1.0.0: STARTING -> RUNNING" in text
+        assert " Deployment " not in text
+        assert f"COMPONENT: {B} is not deployed here; deployed are: {A}." in said(capsys, "restart", B, code=2)
+        assert "Say what to deploy" in said(capsys, *asked[0::2], str(tmp_path / "r"), code=2)
         assert "There is no recipe of com.example.C 1.0.0" in said(capsys, "deploy", "com.example.C=1.0.0", code=2)
         # Killed, it takes its component with it; the next one brings it back.
         pid = int((tmp_path / "root" / "work" / A / "pid").read_text())
@@ -154,6 +159,8 @@ def test_a_recipe_that_is_wrong_ends_the_run_with_its_path(tmp_path: Path, capsy
     assert "The lite nucleus has no spooler." in said(capsys, "run", "--flavour", "lite", "--disk-spooler", code=2)
     text = said(capsys, "run", "--deploy", f"{A}=1.0.0", "--root", str(tmp_path / "root"), code=2)
     assert "give --recipe" in text
+    nowhere = said(capsys, "status", "--root", str(tmp_path / "nowhere"), code=1)
+    assert "No nucleus runs there: nothing answers at" in nowhere
 
 
 @pytest.mark.parametrize("command", ["", "run", "deploy", "logs", "status", "stop", "restart", "offline", "log-ipc"])
@@ -182,10 +189,13 @@ def test_a_second_signal_does_not_wait_for_components(monkeypatch: pytest.Monkey
 
     async def scene() -> None:
         stop = asyncio.Event()
-        told(stop)
+        times: list[float] = []
+        told(stop, times)
+        told(stop, times)  # the same Ctrl-C, passed on by whoever started the nucleus
         assert stop.is_set()
         assert left == []
-        told(stop)
+        times[0] -= 1
+        told(stop, times)
         assert left == [1]
 
     asyncio.run(scene())
@@ -197,6 +207,9 @@ def test_a_root_stays_what_it_was_unless_it_is_told_otherwise(tmp_path: Path) ->
     assert kept_identity(tmp_path, nothing) == Identity("classic", "laptop", "us-east-1")
     (tmp_path / "config" / "nucleus.json").write_text('{"flavour": "lite", "thing": "a", "region": "eu-west-1"}')
     assert kept_identity(tmp_path, nothing) == Identity("lite", "a", "eu-west-1")
+    (tmp_path / "file").touch()
+    with pytest.raises(Permanent, match="cannot be read: Not a directory"):
+        kept_identity(tmp_path / "file", nothing)
     told_otherwise = argparse.Namespace(flavour="classic", thing="b", region=None)
     assert kept_identity(tmp_path, told_otherwise) == Identity("classic", "b", "eu-west-1")
 
