@@ -206,9 +206,10 @@ def _is_recipe(file: Path) -> bool:
 def _hand_over(folder: Path, owner: User) -> None:
     if owner.uid == os.geteuid():
         return
-    for place, _, names in os.walk(folder):
-        for name in ("", *names):
-            # The folder is the owner's already, who may put links into it meanwhile.
+    # From within: nobody but this process changes the folders that still have to be entered. What is the owner's
+    # already may have been replaced by links.
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in (*names, ""):
             os.chown(Path(place) / name, owner.uid, owner.gid, follow_symlinks=False)
 
 

@@ -67,7 +67,7 @@ class Journal:
 
     def _may_log(self, entry: Entry) -> bool:
         since, lines, left_out = self._minute.get(entry.component, (entry.at, 0, 0))
-        if entry.at - since >= 60:
+        if not 0 <= entry.at - since < 60:  # a clock may be put back
             since, lines = entry.at, 0
         if lines >= _LINES_PER_MINUTE:
             self._minute[entry.component] = (since, lines, left_out + 1)

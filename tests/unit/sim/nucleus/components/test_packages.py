@@ -14,7 +14,7 @@ import yaml
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere_sim.nucleus.components import packages
 from lisiere_sim.nucleus.components.packages import Packages, unzip
-from lisiere_sim.nucleus.components.processes import own_user
+from lisiere_sim.nucleus.components.processes import User, own_user
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
 from lisiere_sim.nucleus.layout import Layout
 from support.nuclei import A, B, write_recipe
@@ -231,3 +231,21 @@ def test_a_pipe_among_the_recipes_is_not_waited_for(tmp_path: Path) -> None:
     write_recipe(tmp_path / "r")
     os.mkfifo(tmp_path / "r" / "a.yaml")
     assert [recipe.name for recipe in made(tmp_path).add(tmp_path / "r", None)] == [A]
+
+
+def test_a_folder_is_handed_over_after_all_that_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(tmp_path / "r", artifacts=[{"Uri": "s3://B/x.zip", "Unarchive": "ZIP"}])
+    zipped(tmp_path / "a" / A / "1.0.0" / "x.zip", ("one/two/y", b""), ("one/z", b""))
+    handed: list[Path] = []
+
+    def chown(place: Path, _uid: int, _gid: int, *, follow_symlinks: bool) -> None:
+        assert not follow_symlinks
+        handed.append(place)
+
+    monkeypatch.setattr(os, "chown", chown)
+    one = made(tmp_path)
+    (recipe,) = one.add(tmp_path / "r", tmp_path / "a")
+    one.install(recipe, User("other", os.geteuid() + 1, 0, "/"))
+    assert {place.name for place in handed} == {"1.0.0", "x.zip", "x", "one", "two", "y", "z"}
+    for number, place in enumerate(handed):
+        assert not any(place in later.parents for later in handed[number:])

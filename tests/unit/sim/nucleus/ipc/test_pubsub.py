@@ -155,6 +155,10 @@ def test_failures_beyond_some_in_a_minute_are_counted_and_told_of_later() -> Non
         "ipc: noisy: 70 further failures were not logged.",
         "ipc: noisy PublishToTopic t: UnauthorizedError: no",
     ]
+    now = -1000.0
+    for _ in range(100):
+        journal.record("noisy", "PublishToTopic", "t", "UnauthorizedError", "no")
+    assert len(lines) == 33 + 30
     for _ in range(2000):
         journal.record("noisy", "PublishToTopic", "t")
     assert len(journal.entries) == 1000
