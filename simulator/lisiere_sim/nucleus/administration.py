@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lisiere.errors import ConfigError, LisiereError
+from lisiere.errors import ConfigError, LisiereError, Permanent
 from lisiere_sim.nucleus.components.deployments import ConfigurationUpdate, Deployment, Deployments, Outcome
 from lisiere_sim.nucleus.components.lifecycle import Component
 from lisiere_sim.nucleus.configuration import ConfigurationStore
@@ -93,6 +93,10 @@ class Administration:
         except LisiereError as error:
             self._remember(DeploymentInfo(wanted.id, "FAILED", created, "FAILED_NO_STATE_CHANGE", str(error)))
             raise
+        except Exception as error:  # a full disk, or a defect: no deployment stays in progress for ever
+            failure = Permanent(f"It failed in the nucleus: {error!r}.")
+            self._remember(DeploymentInfo(wanted.id, "FAILED", created, _DETAILS["FAILED"], str(failure)))
+            raise failure from error
         status = "SUCCEEDED" if outcome.status == "SUCCEEDED" else "FAILED"
         self._remember(DeploymentInfo(wanted.id, status, created, _DETAILS[outcome.status], outcome.why))
         return outcome

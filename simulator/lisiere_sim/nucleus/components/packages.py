@@ -121,7 +121,7 @@ class Packages:
         seal = folder.parent / f".{recipe.version}.sha256"
         digest = hashlib.sha256(recipe.file.read_bytes() + self._flavour.name.encode())
         wanted = digest.hexdigest()
-        last = seal.read_text("utf-8").split() if seal.exists() else []
+        last = seal.read_text("utf-8", "replace").split() if seal.exists() else []
         if last[1:] == [wanted] and self._sources.get((recipe.name, recipe.version)) is None:
             return last[0]  # the copies are what there is, and what a component does to its own is its own trouble
         files = [(artifact, self._find(recipe, artifact)) for artifact in recipe.artifacts]

@@ -244,7 +244,7 @@ def read_json(file: Path, form: Any) -> Any:
         return None
     except OSError as error:
         raise Permanent(f"{file} cannot be read: {error.strerror}. Choose another --root.") from error
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         _log.warning("%s", set_aside(file, error, "what it said is forgotten"))
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -18,8 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
-from lisiere.errors import ConfigError, Rejected
-from lisiere_sim.nucleus.components.deployments import ConfigurationUpdate
+from lisiere.errors import ConfigError, Permanent, Rejected
+from lisiere_sim.nucleus.administration import Administration
+from lisiere_sim.nucleus.components.deployments import ConfigurationUpdate, Deployment
 from lisiere_sim.nucleus.components.processes import find_user
 from lisiere_sim.nucleus.components.surroundings import Settings
 from support.nuclei import PATIENTLY, A, B, Bench, bench, write_recipe
@@ -415,3 +417,46 @@ def test_configuration_that_a_deployment_cannot_set_is_told(tmp_path: Path, capl
         assert made.store.read(A) == {"a": {"b": 3}}
 
     play(tmp_path, scene)
+
+
+def test_a_deployment_that_the_disk_does_not_take_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, lifecycle={"run": FOREVER})
+        await made.deploy()
+        write_recipe(made.recipes, A, "2.0.0", lifecycle={"run": FOREVER})
+        administration = Administration(made.deployments, made.store)
+
+        def full() -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(made.store, "save", full)
+        with pytest.raises(Permanent, match="No space left on device"):
+            await administration.run(Deployment(components={A: "2.0.0"}, recipes=str(made.recipes)))
+        (told,) = administration.deployments()
+        assert told.status == "FAILED"
+        assert "No space left on device" in told.cause
+
+    play(tmp_path, scene)
+
+
+def test_what_the_disk_has_garbled_is_set_aside(tmp_path: Path) -> None:
+    async def scene(made: Bench) -> None:
+        write_recipe(made.recipes, lifecycle={"install": "echo i", "run": FOREVER})
+        await made.deploy()
+        files = [made.layout.config / name for name in ("deployment.json", "installed.json", "processes.json")]
+        seal = made.layout.artifacts(A, "1.0.0").parent / ".1.0.0.sha256"
+        for file in (*files, seal):
+            assert file.exists()
+            file.write_bytes(b'{"\xff": "\xff"}')
+
+    async def later(made: Bench) -> None:
+        await made.around.end_leftovers()
+        await made.deployments.resume()
+        assert (await made.deploy()).status == "SUCCEEDED"
+        assert {file.name for file in made.layout.config.glob("*.damaged")} == {
+            "deployment.json.damaged",
+            "installed.json.damaged",
+            "processes.json.damaged",
+        }
+
+    play(tmp_path, scene, later)
