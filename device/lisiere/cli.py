@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lisiere.ipc import NucleusLost
 
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()  # so that a reader who has gone is noticed here
     except NucleusLost as error:
         _say(f"lisiere: {error}")
         return LOST
@@ -83,10 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"lisiere: {error}")
         return FAILED
     except BrokenPipeError:
+        # Who read has gone, as `| head` does; the interpreter would write the rest once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         _say("lisiere: interrupted.")
         return FAILED
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,3 +200,15 @@ def test_the_greengrass_transport_is_for_a_component(config: Path, capsys: pytes
     change(config, "device: pi-1", "device: pi-1\ntransport: {type: greengrass}")
     assert main(["run", str(config)]) == USAGE
     assert "$.transport: The transport `greengrass` is for `lisiere run --greengrass`." in capsys.readouterr().err
+
+
+def test_a_reader_who_goes_away_ends_it_without_a_word() -> None:
+    gone, out = os.pipe()
+    os.close(gone)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "lisiere", "schema", "config"], stdout=out, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(out)
+    assert (ended.returncode, ended.stderr) == (FAILED, b"")

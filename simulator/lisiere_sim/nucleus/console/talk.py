@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ from lisiere_sim.nucleus.console.service import read_updates, versions
 from lisiere_sim.nucleus.control import ask
 from lisiere_sim.nucleus.layout import Layout
 
+_Line = TypeVar("_Line")
 _FOLLOW_S = 0.25
 _NO_PROGRESS = re.compile(r" ipc: | Deployment ")  # the outcome itself goes to stdout
 
@@ -137,6 +138,9 @@ def _progress(log: Path) -> Iterator[None]:
         copier.start()
         try:
             yield
+        except KeyboardInterrupt:
+            sys.stderr.write("The deployment goes on; `lisiere nucleus status` and `logs -f` show how far it is.\n")
+            raise
         finally:
             done.set()
             copier.join()
@@ -161,8 +165,7 @@ def _file(file: Path, layout: Layout, args: argparse.Namespace) -> None:
         raise ConfigError(f"There is no log of {file.stem} yet; there are: {', '.join(names) or 'none'}.", "COMPONENT")
     stream: TextIO = file.open(encoding="utf-8", errors="replace")
     try:
-        for line in stream.readlines()[-args.lines :]:
-            sys.stdout.write(line)
+        sys.stdout.writelines(_last(stream.readlines(), args.lines))
         while args.follow:
             line = stream.readline()
             if line:
@@ -178,17 +181,24 @@ def _file(file: Path, layout: Layout, args: argparse.Namespace) -> None:
         stream.close()
 
 
+def _last(lines: list[_Line], number: int) -> list[_Line]:
+    return lines[-number:] if number > 0 else []
+
+
 def _inode(stream: TextIO) -> int:
     return os.fstat(stream.fileno()).st_ino
 
 
 def _journal(layout: Layout, args: argparse.Namespace) -> None:
     since = 0.0
+    first = True
     while True:
         entries = _ask(layout.root, do="journal", since=since)
         shown = [one for one in entries if args.component in (None, one["component"])]
-        for one in shown[-args.lines :]:
+        for one in _last(shown, args.lines) if first else shown:
             _say(json.dumps(one) if args.json else _entry(one))
+        sys.stdout.flush()
+        first = False
         since = max([since, *(one["at"] for one in entries)])
         if not args.follow:
             return

@@ -94,6 +94,7 @@ def test_a_whole_day_of_a_nucleus(tmp_path: Path, capsys: pytest.CaptureFixture[
         (tmp_path / "update.yaml").write_text(f"{A}: {{MERGE: {{name: moon}}}}")
         assert said(capsys, "deploy", "--json", "--configuration", str(tmp_path / "update.yaml")).startswith("{")
         assert "stdout: hello moon" in said(capsys, "logs", "-n", "1", A)
+        assert said(capsys, "logs", "-n", "0", A) == ""
         write_recipe(tmp_path / "r", B, lifecycle={"run": "echo no; exit 9"})
         asked = ["deploy", f"{B}=1.0.0", "--recipe", str(tmp_path / "r")]
         text = said(capsys, *asked, code=1)
