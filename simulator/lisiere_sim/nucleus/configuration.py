@@ -233,11 +233,12 @@ def _merge(kept: _Component, path: KeyPath, value: Any, timestamp: float) -> lis
     if isinstance(value, Mapping):
         if value:
             return [left for key, part in value.items() for left in _merge(kept, (*path, key), part, timestamp)]
-        if not path or any(other[: len(path)] == path and len(other) > len(path) for other in kept.stamps):
+        if not path or any(other != path for other in _below(kept, path)):
             return []
     if not path:
         raise ConfigError("A component's configuration must be a mapping.")
-    in_the_way = [other for other in kept.stamps if other == path[: len(other)] or other[: len(path)] == path]
+    above = (path[:length] for length in range(1, len(path)))
+    in_the_way = [*(other for other in above if other in kept.stamps), *_below(kept, path)]
     if any(kept.stamps[other] > timestamp for other in in_the_way):
         return [path]
     for other in in_the_way:
@@ -252,7 +253,7 @@ def _merge(kept: _Component, path: KeyPath, value: Any, timestamp: float) -> lis
 
 def _remove(kept: _Component, path: KeyPath) -> None:
     """Take away what stands at a path, and the mappings above it that this leaves empty."""
-    for other in [other for other in kept.stamps if other[: len(path)] == path]:
+    for other in _below(kept, path):
         del kept.stamps[other]
         parents = [kept.document]
         for key in other[:-1]:
@@ -261,6 +262,16 @@ def _remove(kept: _Component, path: KeyPath) -> None:
             del parent[key]
             if parent:
                 break
+
+
+def _below(kept: _Component, path: KeyPath) -> list[KeyPath]:
+    """Return the leaves at and below a path, without a look at all the others: there may be very many."""
+    value: Any = kept.document
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return []
+        value = value[key]
+    return [other for other, _ in _leaves(value, path)]
 
 
 def _pointer(pointer: str) -> KeyPath:

@@ -231,3 +231,12 @@ def test_a_leaf_is_read_fast() -> None:
             client.get_configuration(key_path=["x", "y"])
             taken.append(time.perf_counter() - start)
         assert sorted(taken)[100] < 0.02
+
+
+def test_very_many_keys_do_not_keep_the_nucleus_busy() -> None:
+    # Each in a fraction of a second: were every leaf compared with every other, this would take minutes.
+    store = ConfigurationStore()
+    for number in (1, 2):
+        store.merge("a", ("z",), {f"k{key}": number for key in range(20_000)}, float(number))
+    store.reset("a", [f"/z/k{key}" for key in range(19_999)])
+    assert store.read("a") == {"z": {"k19999": 2}}
