@@ -86,7 +86,7 @@ class Bench:
             Tokens(),
             self.released.append,
         )
-        self.deployments = Deployments(Packages(self.layout, flavour), self.around, self.store, self, settle=0.05)
+        self.deployments = Deployments(Packages(self.layout, flavour), self.around, self.store, self)
 
     async def ask(self, _deployment: str, components: list[str]) -> None:
         """Agree to everything, and remember who was asked."""
@@ -99,8 +99,14 @@ class Bench:
         """Return a component."""
         return self.deployments.components[name]
 
-    async def deploy(self, components: dict[str, str] | None = None, **more: Any) -> Outcome:
-        """Deploy from the two folders; without names, `A` 1.0.0."""
+    async def deploy(self, components: dict[str, str] | None = None, *, breaks: bool = False, **more: Any) -> Outcome:
+        """Deploy from the two folders; without names, `A` 1.0.0.
+
+        Args:
+            components: root component -> version.
+            breaks: whether a component is to become BROKEN, which is waited for; else the wait is short.
+        """
+        self.deployments.settle = PATIENTLY if breaks else 0.05
         wanted = Deployment(
             components={A: "1.0.0"} if components is None else components,
             recipes=str(self.recipes),

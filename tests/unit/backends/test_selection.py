@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lisiere import backends
 from lisiere.backends import BACKENDS, Backend, Model, open_backend, open_model
 from lisiere.backends.base import check_feeds
-from lisiere.backends.dlr import ENVIRONMENT, find_library
+from lisiere.backends.dlr import ENVIRONMENT
 from lisiere.errors import LisiereError, Permanent, Rejected
 from lisiere.machine import this_machine
 from lisiere.models import Package, TensorSpec, open_package
@@ -263,13 +263,9 @@ def test_without_onnx_runtime_it_says_what_to_install(authored: Package, monkeyp
         open_backend("onnx", authored)
 
 
-def test_without_libdlr_it_says_what_to_do(authored: Package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_libdlr_it_says_what_to_do(authored: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(sys, "exec_prefix", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert find_library() is None
+    monkeypatch.setattr(sys, "path", [])  # where the record of its wheel is looked for
     with pytest.raises(Permanent, match=f"libdlr was not found.*{ENVIRONMENT}"):
         open_backend("dlr", compiled(authored))
 

@@ -98,12 +98,10 @@ class Consent(Protocol):
 class Deployments:
     """The components that are deployed. One deployment at a time; the others wait.
 
-    Args:
-        settle: seconds that new components must stay up for a deployment to have succeeded.
-
     Attributes:
         components: name -> component, each after what it depends on.
         roots: what was asked for; the rest is there because these need it.
+        settle: seconds that new components must stay up for a deployment to have succeeded.
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class Deployments:
         self._around = surroundings
         self._store = store
         self._consent = consent
-        self._settle = settle
+        self.settle = settle
         self._turn = asyncio.Lock()
         # Digests of what is about to run, by name and version.
         self._fresh: dict[tuple[str, str], str] = {}
@@ -331,7 +329,7 @@ class Deployments:
                 return broken
             # One that becomes BROKEN is settled, too.
             if not await board.until(
-                lambda: any(one.state == "BROKEN" or not one.settled for one in changed), self._settle
+                lambda: any(one.state == "BROKEN" or not one.settled for one in changed), self.settle
             ):
                 return []
 

@@ -74,7 +74,7 @@ def test_a_version_that_breaks_gives_way_to_the_one_before_with_its_configuratio
         write_recipe(made.recipes, A, "2.0.0", defaults={"b": 2}, lifecycle={"run": "exit 3"})
         write_recipe(made.recipes, "com.example.C", lifecycle={"run": FOREVER})
         outcome = await made.deploy(
-            {A: "2.0.0", "com.example.C": "1.0.0"}, configuration={A: ConfigurationUpdate(merge={"a": 5})}
+            {A: "2.0.0", "com.example.C": "1.0.0"}, breaks=True, configuration={A: ConfigurationUpdate(merge={"a": 5})}
         )
         assert outcome.status == "ROLLED_BACK"
         assert "com.example.A 2.0.0 is BROKEN" in outcome.why
@@ -98,7 +98,7 @@ def test_without_rollback_the_broken_one_stays(tmp_path: Path) -> None:
         write_recipe(made.recipes, A, lifecycle={"run": FOREVER})
         await made.deploy()
         write_recipe(made.recipes, A, "2.0.0", lifecycle={"run": "exit 3"})
-        assert (await made.deploy({A: "2.0.0"}, go_back=False)).status == "FAILED"
+        assert (await made.deploy({A: "2.0.0"}, breaks=True, go_back=False)).status == "FAILED"
         assert (made[A].recipe.version, made[A].state) == ("2.0.0", "BROKEN")
 
     play(tmp_path, scene)
@@ -116,7 +116,7 @@ def test_other_files_under_the_same_version_are_deployed_but_leave_no_way_back(t
         await made.until_output("two")
         assert made.output().count("stdout: i") == 2
         write_recipe(made.recipes, lifecycle={"run": "exit 1"})
-        outcome = await made.deploy()
+        outcome = await made.deploy(breaks=True)
         assert outcome.status == "FAILED"
         assert "There is no way back" in outcome.why
 
@@ -371,7 +371,7 @@ def test_a_dependency_that_broke_or_was_refused_is_not_chosen_again(tmp_path: Pa
         await made.deploy()
         write_recipe(made.recipes, other, lifecycle={"run": FOREVER})
         write_recipe(made.recipes, B, "1.1.0", lifecycle={"install": "exit 3", "run": FOREVER})
-        assert (await made.deploy({other: "1.0.0"})).status == "ROLLED_BACK"
+        assert (await made.deploy({other: "1.0.0"}, breaks=True)).status == "ROLLED_BACK"
         # Refused because of an artifact of the last one that would be copied.
         write_recipe(made.recipes, other, lifecycle={"run": FOREVER}, artifacts=[{"Uri": "s3://B/missing"}])
         with pytest.raises(ConfigError, match="missing"):

@@ -66,7 +66,7 @@ def test_secrets_of_the_shell_do_not_reach_components(tmp_path: Path, monkeypatc
 def test_three_errors_are_one_too_many(tmp_path: Path) -> None:
     async def scene(made: Bench) -> None:
         write_recipe(made.recipes, lifecycle={"run": "echo try; exit 7"})
-        outcome = await made.deploy()
+        outcome = await made.deploy(breaks=True)
         assert outcome.status == "FAILED"
         assert "exit code 7" in outcome.why
         assert made[A].state == "BROKEN"
@@ -227,7 +227,7 @@ def test_who_waits_for_a_broken_one_hears_of_its_successor(tmp_path: Path) -> No
     async def scene(made: Bench) -> None:
         write_recipe(made.recipes, B, lifecycle={"run": "exit 1"})
         write_recipe(made.recipes, needs={B: "*"}, lifecycle={"run": FOREVER})
-        assert (await made.deploy()).status == "FAILED"
+        assert (await made.deploy(breaks=True)).status == "FAILED"
         waiting = await made.until(A, "INSTALLED")
         assert f"waits for {B}, which is BROKEN" in waiting.why
         write_recipe(made.recipes, B, "1.0.1", lifecycle={"run": FOREVER})
