@@ -70,6 +70,7 @@ class Envelopes:
                     "version": "1.0.0",
                     "digest": "sha256:0",
                     "backend": backend,
+                    "backend_why": "auto: first choice",
                     "target": "x",
                 },
                 "latency_ms": {"preprocess": 0.5, "infer": 1.0, "postprocess": 0.5},
@@ -77,6 +78,18 @@ class Envelopes:
                 "published_ts": "2026-01-31T07:36:16.123Z",
                 "replay": replay,
                 **self.changes,
+            }
+        )
+
+    def status(self, state: str = "online") -> bytes:
+        return msgspec.json.encode(
+            {
+                "schema": "lisiere.status/1",
+                "device": self.device,
+                "state": state,
+                "epoch": self.epoch,
+                "ts": "2026-01-31T07:36:16.123Z",
+                "version": "1",
             }
         )
 
