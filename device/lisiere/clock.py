@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import secrets
 import sys
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Literal, Protocol
 
 from lisiere.errors import Rejected
 
-TsQuality = Literal["synced", "unsynced", "unknown"]
+# `synced`: the system holds its clock to be right. `unsynced`: nothing has set it. `jumped`: it was seen to be set, and
+# nothing has vouched for it since. `corrected`: stamped while it was not right, and put right when the true time became
+# known. `unknown`: the system cannot say.
+TsQuality = Literal["synced", "unsynced", "jumped", "corrected", "unknown"]
 
 # The kernel's answer to adjtimex() when no time source has set the clock (linux/timex.h, TIME_ERROR).
 _TIME_ERROR = 5
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Years 1 to 9999, which is what RFC 3339 and datetime can write.
 TS_MIN, TS_MAX = -62_135_596_800.0, 253_402_300_799.0
 # Larger than struct timex on every Linux ABI; the call fills at most 208 bytes.
@@ -34,19 +40,34 @@ class Clock(Protocol):
         """Seconds since some fixed point; never goes back."""
 
     def quality(self) -> TsQuality:
-        """Whether wall time can be trusted: `unknown` where the system cannot say."""
+        """Whether wall time can be trusted: `synced`, `unsynced`, or `unknown` where the system cannot say."""
+
+    def boot(self) -> str:
+        """What tells this run of the machine from others: monotonic times compare within one boot only."""
 
 
 class SystemClock:
     """The machine's own clocks."""
+
+    def __init__(self) -> None:
+        self._process = secrets.token_hex(8)
 
     def now(self) -> float:
         """Return wall time in seconds since the epoch."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Return monotonic time in seconds."""
+        """Return monotonic time in seconds; on Linux it goes on while the machine sleeps, as wall time does."""
+        if sys.platform.startswith("linux"):
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
         return time.monotonic()
+
+    def boot(self) -> str:
+        """Return the kernel's id of this boot; elsewhere than on Linux, one of this process."""
+        try:
+            return _BOOT_ID.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return self._process
 
     def quality(self) -> TsQuality:
         """Ask the kernel whether something (NTP, PTP) keeps the clock right.
@@ -65,8 +86,9 @@ class SystemClock:
 class ManualClock:
     """A clock that moves when it is told to. For tests and for replay in virtual time."""
 
-    def __init__(self, now: float = 1_700_000_000.0, quality: TsQuality = "synced") -> None:
+    def __init__(self, now: float = 1_700_000_000.0, quality: TsQuality = "synced", boot: str = "boot-1") -> None:
         self._now = now
+        self._boot = boot
         self._monotonic = 0.0
         self._quality: TsQuality = quality
 
@@ -79,13 +101,22 @@ class ManualClock:
         return self._monotonic
 
     def quality(self) -> TsQuality:
-        """Return the quality given at construction."""
+        """Return the quality last set."""
         return self._quality
+
+    def boot(self) -> str:
+        """Return the boot given at construction."""
+        return self._boot
 
     def advance(self, seconds: float) -> None:
         """Move both clocks forward by `seconds`."""
         self._now += seconds
         self._monotonic += seconds
+
+    def step(self, seconds: float, quality: TsQuality | None = None) -> None:
+        """Set wall time alone, as NTP or a person does, and what the system then says of it."""
+        self._now += seconds
+        self._quality = quality or self._quality
 
 
 def rfc3339(ts: float) -> str:

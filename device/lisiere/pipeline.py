@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from lisiere.backends import Opened, open_model
-from lisiere.clock import Clock, TsQuality, rfc3339
+from lisiere.clock import Clock, rfc3339
 from lisiere.config import Config, PipelineConfig
 from lisiere.errors import ConfigError, Rejected, Retryable
 from lisiere.health import PipelineHealth
@@ -27,6 +27,7 @@ from lisiere.sources import Source, gives_frames, is_live, open_source, source_n
 from lisiere.spool import Spool
 from lisiere.sync.envelope import Latency, ModelInfo, ResultBody, WindowInfo
 from lisiere.tasks import Task, open_task
+from lisiere.timeline import Timeline
 from lisiere.values import Frame, Reading, Window
 from lisiere.windows import WindowBuilder
 
@@ -117,7 +118,7 @@ class Pipeline:
         opened: Opened,
         spool: Spool,
         clock: Clock,
-        quality: Callable[[], TsQuality],
+        timeline: Timeline,
         health: PipelineHealth,
     ) -> None:
         manifest = package.manifest
@@ -127,8 +128,7 @@ class Pipeline:
         self._opened = opened
         self._task: Task = open_task(package, opened.model, clock)
         self._spool = spool
-        self._clock = clock
-        self._quality = quality
+        self._timeline = timeline
         self._kind = _KINDS[type(manifest.task)]
         self._source_name = source_name(config.source)
         self.model = ModelInfo(
@@ -211,11 +211,13 @@ class Pipeline:
             if result is None:
                 health.fault("window_incomplete", f"A window of {self.name} has holes, so there is no result.")
                 return
+            stamp = self._timeline.stamp(item.ts if isinstance(item, Frame) else None)
             window = _window_info(item) if isinstance(item, Window) else msgspec.UNSET
             body = msgspec.json.encode(
                 ResultBody(
-                    ts=rfc3339(item.ts if isinstance(item, Frame) else self._clock.now()),
-                    ts_quality=self._quality(),
+                    ts=rfc3339(stamp.ts),
+                    ts_quality=stamp.quality,
+                    clock=stamp.origin or msgspec.UNSET,
                     pipeline=self.name,
                     source=self._source_name,
                     task=self._kind,
@@ -280,7 +282,7 @@ def open_pipeline(
     path: str,
     spool: Spool,
     clock: Clock,
-    quality: Callable[[], TsQuality],
+    timeline: Timeline,
     health: PipelineHealth,
 ) -> Pipeline:
     """Verify and load the model, warm it up by its first inference, and make the pipeline.
@@ -290,7 +292,7 @@ def open_pipeline(
         path: where the configuration has it, such as `$.pipelines[0]`.
         spool: where results go.
         clock: where time comes from.
-        quality: whether stamps can be trusted now.
+        timeline: says how far stamps can be trusted.
         health: told of what happens.
 
     Raises:
@@ -304,7 +306,7 @@ def open_pipeline(
     health.backend = opened.backend
     log.info("The pipeline %s runs %s by %s (%s).", config.name, package.manifest.name, opened.backend, opened.why)
     source = open_source(config.source, channels, clock, health.fault)
-    return Pipeline(config, source, package, opened, spool, clock, quality, health)
+    return Pipeline(config, source, package, opened, spool, clock, timeline, health)
 
 
 def _window_info(window: Window) -> WindowInfo:

@@ -33,6 +33,7 @@ class Reports:
         health: by pipeline.
         loaded: by pipeline, once its model is.
         quality: whether stamps can be trusted now.
+        clock_steps: how often wall time was set since the start.
         delivery_failure: asked why nothing can be delivered at present; None where something can.
         configuration_failure: why a newer configuration was refused, or None.
         commands: asked what became of the commands.
@@ -48,6 +49,7 @@ class Reports:
         self.health = {name: PipelineHealth(name) for name in names}
         self.loaded: dict[str, Loaded] = {}
         self.quality = clock.quality()
+        self.clock_steps = 0
         self.delivery_failure: Callable[[], str | None] = lambda: None
         self.configuration_failure: str | None = None
         self.commands: Callable[[], dict[str, int]] = dict
@@ -70,6 +72,7 @@ class Reports:
             device=self._device,
             ts=rfc3339(self._clock.now()),
             ts_quality=self.quality,
+            clock_steps=self.clock_steps,
             state="ok" if good and failures == (None, None, None) else "degraded",
             uptime_s=self._uptime(),
             pipelines=pipelines,

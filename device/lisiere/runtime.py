@@ -22,6 +22,7 @@ from lisiere.sync.drain import Drain
 from lisiere.sync.local import LocalFan, LocalPublish
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Transport
+from lisiere.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Runtime:
         self._drain_s = config.stop_drain_s
         self._farewell = True
         self._spool: Spool
+        self._timeline: Timeline
         self._pipelines: list[Pipeline] = []
         self._readers: list[Unit] = []
         self._workers: list[Unit] = []
@@ -116,6 +118,7 @@ class Runtime:
             Permanent: the spool cannot be used, or no pipeline could be started.
         """
         self._spool = Spool(self._config.spool, self._clock, self._committed)
+        self._timeline = Timeline(self._clock, Path(self._config.spool.path))
         try:
             self._start()
             self._watch()
@@ -165,6 +168,7 @@ class Runtime:
             settings.ack_timeout_s,
             {pipeline.name: pipeline.publish_topic for pipeline in config.pipelines if pipeline.output == "aws-dlr"},
             self._commands.received,
+            self._timeline,
         )
         self._drain_unit = Unit(
             "drain", self._drain.run, self._stop_drain, self._clock, self._drain_report(), config.retry_max_s
@@ -184,7 +188,7 @@ class Runtime:
     def _start_pipeline(self, config: PipelineConfig, path: str) -> None:
         reports = self.reports
         health = reports.health[config.name]
-        pipeline = open_pipeline(config, path, self._spool, self._clock, lambda: reports.quality, health)
+        pipeline = open_pipeline(config, path, self._spool, self._clock, self._timeline, health)
         reports.loaded[config.name] = Loaded(pipeline.model, lambda: pipeline.queued)
 
         def report_reader(state: State, why: str) -> None:
@@ -222,7 +226,8 @@ class Runtime:
             self._commands.work(self._reply)
             now = clock.monotonic()
             if now >= health_due:
-                self.reports.quality = clock.quality()
+                self.reports.quality = self._timeline.quality()
+                self.reports.clock_steps = self._timeline.steps
                 self._publish_health()
                 health_due = now + config.health_interval_s
             if now >= metrics_due:

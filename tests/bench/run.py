@@ -33,6 +33,7 @@ from lisiere.models import Package, open_package
 from lisiere.pipeline import Pipeline
 from lisiere.spool import Spool
 from lisiere.tasks.preprocess import ImagePreprocess
+from lisiere.timeline import Timeline
 from lisiere.values import Frame, Reading
 from lisiere_compile.bench.rounds import Plan
 
@@ -121,7 +122,7 @@ def overhead(package: Package, rounds: int, work: Path) -> Outcome:
             open_model(package, "dlr"),
             queue,
             SystemClock(),
-            lambda: "synced",
+            Timeline(SystemClock()),
             health.PipelineHealth("bench"),
         )
 

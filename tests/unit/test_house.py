@@ -17,7 +17,7 @@ HEAVY = ("cv2", "dlr", "onnxruntime", "onnx", "awsiot", "awscrt", "tvm", "amqtt"
 # From the bottom up. A unit may import those on lower floors, and those of its own name.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "clock", "values"}),
-    frozenset({"documents", "machine"}),
+    frozenset({"documents", "machine", "timeline"}),
     frozenset({"models"}),
     frozenset({"config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),

@@ -21,6 +21,7 @@ from lisiere.health import PipelineHealth
 from lisiere.models import TensorSpec, open_package
 from lisiere.pipeline import BoundedQueue, Pipeline, check_pairing, open_pipeline
 from lisiere.spool import Spool, SpoolReader
+from lisiere.timeline import Timeline
 from lisiere.values import Frame, Reading
 from support import tiny
 
@@ -54,7 +55,7 @@ class Rig:
             open_model(opened, "onnx"),
             self.spool,
             ManualClock(),
-            lambda: "synced",
+            Timeline(ManualClock()),
             self.health,
         )
 
@@ -228,7 +229,7 @@ def test_a_model_is_verified_before_a_pipeline_is_made(tmp_path: Path) -> None:
     spool = Spool(SpoolConfig(path=str(tmp_path / "spool")), SystemClock())
     config = PipelineConfig(name="dock", source=ImagesSource(path="x"), model=str(package))
     with pytest.raises(Rejected, match=r"labels\.txt"):
-        open_pipeline(config, "$.pipelines[0]", spool, SystemClock(), lambda: "synced", PipelineHealth("dock"))
+        open_pipeline(config, "$.pipelines[0]", spool, SystemClock(), Timeline(SystemClock()), PipelineHealth("dock"))
     spool.close()
 
 
@@ -238,7 +239,7 @@ def test_opening_warms_the_model_up_and_says_which_backend_runs(tmp_path: Path) 
     config = PipelineConfig(
         name="dock", source=ImagesSource(path="x"), model=str(tiny.classifier(tmp_path / "m")), backend="onnx"
     )
-    pipeline = open_pipeline(config, "$.pipelines[0]", spool, SystemClock(), lambda: "synced", health)
+    pipeline = open_pipeline(config, "$.pipelines[0]", spool, SystemClock(), Timeline(SystemClock()), health)
     assert health.backend == "onnx"
     assert isinstance(pipeline._opened, Opened)
     pipeline.close()

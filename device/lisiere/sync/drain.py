@@ -21,9 +21,10 @@ from lisiere.errors import Retryable
 from lisiere.health import worth_logging
 from lisiere.spool import Row, Spool, SpoolReader
 from lisiere.sync.aws_dlr import aws_dlr_message
-from lisiere.sync.envelope import StatusMessage, seal
+from lisiere.sync.envelope import StatusMessage, restamp, seal
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Acked, Denied, Event, Lost, Received, Refused, Transport, Will
+from lisiere.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Drain:
         window: how many messages may be unacknowledged.
         ack_timeout_s: a message unacknowledged for longer means that the connection is dead.
         aws_topics: pipeline -> topic, of those whose results leave in the form of AWS's sample component.
+        timeline: puts the time of what waited right.
         received: called on the drain's thread with the topic and payload of each command; must return at once.
     """
 
@@ -62,9 +64,19 @@ class Drain:
         ack_timeout_s: float = 20.0,
         aws_topics: Mapping[str, str] | None = None,
         received: Callable[[str, bytes], None] = lambda _topic, _payload: None,
+        timeline: Timeline | None = None,
     ) -> None:
         self._terms = _Terms(
-            device, topics, spool, clock, window, ack_timeout_s, aws_topics or {}, received, self._tell_denied
+            device,
+            topics,
+            spool,
+            clock,
+            window,
+            ack_timeout_s,
+            aws_topics or {},
+            received,
+            self._tell_denied,
+            timeline or Timeline(clock),
         )
         self._spool = spool
         self._open_reader = open_reader
@@ -192,6 +204,7 @@ class _Terms:
     aws_topics: Mapping[str, str]
     received: Callable[[str, bytes], None]
     tell_denied: Callable[[str], None]
+    timeline: Timeline
 
 
 class _Connection:
@@ -343,6 +356,7 @@ class _Connection:
 
     def _publish(self, row: Row, replay: bool) -> None:
         terms = self._terms
+        row = restamp(row, terms.timeline)
         if row.kind == "gap":
             topic = terms.topics.gap
         else:

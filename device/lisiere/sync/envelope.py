@@ -6,15 +6,21 @@ published, whether it is a replay) is put around those bytes when they leave.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from lisiere.clock import TsQuality, rfc3339
+from lisiere.clock import TsQuality, parse_ts, rfc3339
 from lisiere.spool import Row
+from lisiere.timeline import Origin, Timeline
 
 RESULT_SCHEMA = "lisiere.result/1"
 GAP_SCHEMA = "lisiere.gap/1"
+# How a body begins that was stamped by a clock that nobody vouched for; the order is that of ResultBody.
+_ORIGIN = re.compile(rb'\{"ts":"(?P<ts>[^"]+)","ts_quality":"\w+","clock":(?P<origin>\{[^}]*\})')
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
@@ -52,6 +58,7 @@ class ResultBody(Struct, frozen=True, kw_only=True):
 
     ts: str
     ts_quality: TsQuality
+    clock: Origin | UnsetType = UNSET  # while the true time is not known
     pipeline: str
     source: str
     task: Literal["classification", "forecasting", "anomaly"]
@@ -119,6 +126,7 @@ class HealthMessage(Struct, frozen=True, kw_only=True):
     """How the device is: `degraded` when a pipeline does not run or one of the failures is told, else `ok`.
 
     `configuration_failure` says why a newer configuration was refused; `delivery_failure`, why results wait.
+    `clock_steps` counts how often wall time was set while the device ran.
     `commands` counts what became of them: answered, unknown, expired, malformed, oversized, too_many. `local` counts
     the results for other components of the device: published, missed, failed, too_many.
     """
@@ -127,6 +135,7 @@ class HealthMessage(Struct, frozen=True, kw_only=True):
     device: str
     ts: str
     ts_quality: TsQuality
+    clock_steps: int
     state: Literal["ok", "degraded"]
     uptime_s: float
     pipelines: dict[str, PipelineHealth]
@@ -194,6 +203,21 @@ class ReplyMessage(Struct, frozen=True, kw_only=True):
     done: bool
     why: str | None
     answer: Any
+
+
+def restamp(row: Row, timeline: Timeline) -> Row:
+    """Return a row with its time put right, if it was stamped by a clock that was not and the true time is known now.
+
+    The body on disk stays as it is: the true time may become better known until the row leaves.
+    """
+    found = _ORIGIN.match(row.body) if row.kind == "result" else None
+    if found is None:
+        return row
+    ts = timeline.corrected(parse_ts(found["ts"].decode()), msgspec.json.decode(found["origin"], type=Origin))
+    if ts is None:
+        return row
+    head = f'{{"ts":"{rfc3339(ts)}","ts_quality":"corrected"'
+    return dataclasses.replace(row, body=head.encode() + row.body[found.end() :])
 
 
 def seal(row: Row, device: str, epoch: str, published: float, replay: bool) -> bytes:

@@ -191,6 +191,7 @@ def health(device: Device, rows: int, highest: int) -> bytes:
             device=device.make.device,
             ts="2026-01-31T07:36:16.123Z",
             ts_quality="synced",
+            clock_steps=0,
             state="ok",
             uptime_s=1.0,
             pipelines={},
