@@ -6,6 +6,7 @@ import contextlib
 import logging
 import queue
 import ssl
+import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -67,6 +68,10 @@ class Subscriber:
         acknowledge: whether to tell devices which results were taken (`cmd/ack`), for those that wait for it.
         clock: where time comes from.
 
+    Attributes:
+        counts: what came so far.
+        retained: whether the broker had kept the event that was handed out last from earlier (a status).
+
     Example:
         >>> from lisiere.subscriber import Missed, Result, Subscriber
         >>> def watch(host: str) -> None:
@@ -114,6 +119,8 @@ class Subscriber:
         self._pending: deque[tuple[Event, Message | None]] = deque()
         self._taken: tuple[Event, Message | None] | None = None
         self._closed = False
+        self._lock = threading.RLock()  # the sorter asks `holes` from within
+        self.retained = False
         self.counts = Counts()
 
     def __enter__(self) -> Subscriber:
@@ -172,7 +179,8 @@ class Subscriber:
         self._settle_taken()
         until = None if timeout is None else self._clock.monotonic() + timeout
         while not self._pending:
-            self._look()
+            with self._lock:
+                self._look()
             if self._pending:
                 break
             left = None if until is None else max(0.0, until - self._clock.monotonic())
@@ -185,19 +193,26 @@ class Subscriber:
                 if self._closed or (wait is not None and wait == left):
                     break
                 continue
-            if isinstance(item, Message):
-                self._receive(item)
-            elif isinstance(item, Link):
-                self._relink(item)
+            with self._lock:
+                if isinstance(item, Message):
+                    self._receive(item)
+                elif isinstance(item, Link):
+                    self._relink(item)
         if not self._pending:
             return None
         self._taken = self._pending.popleft()
-        return self._taken[0]
+        event, message = self._taken
+        self.retained = message is not None and message.retained
+        return event
 
     def holes(self, key: tuple[str, str], first: int, last: int) -> list[tuple[int, int]]:
-        """Return which seqs of a (device, epoch) from `first` to `last` neither came nor were explained or told."""
-        ledger = self._ledgers.get(key)
-        return ledger.holes(first, last) if ledger else [(first, last)] if first <= last else []
+        """Return which seqs of a (device, epoch) from `first` to `last` neither came nor were explained or told.
+
+        They are inclusive ranges. Any thread may ask.
+        """
+        with self._lock:
+            ledger = self._ledgers.get(key)
+            return ledger.holes(first, last) if ledger else [(first, last)] if first <= last else []
 
     def _patience(self, left: float | None) -> float | None:
         """How long the inbox may be waited for, before something else is due."""
