@@ -18,6 +18,7 @@ import msgspec
 
 from lisiere import __version__
 from lisiere.errors import ConfigError, LisiereError
+from lisiere.subscribe import register as register_subscribe
 
 if TYPE_CHECKING:
     from lisiere.greengrass import Component
@@ -142,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("folder", type=Path, metavar="FOLDER")
     status.add_argument("--json", action="store_true", help="print JSON")
 
+    register_subscribe(commands)
     for entry in sorted(entry_points(group="lisiere.commands"), key=lambda entry: entry.name):
         try:
             register = entry.load()

@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync"}),
     frozenset({"pipeline", "supervisor", "schema", "doctor", "reports", "subscriber"}),
-    frozenset({"runtime"}),
+    frozenset({"runtime", "subscribe"}),
     frozenset({"greengrass"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
