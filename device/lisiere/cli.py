@@ -114,9 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("config", type=Path, metavar="CONFIG.yaml")
     validate.add_argument("--json", action="store_true", help="print the configuration as it is understood")
 
-    schema = _add(commands, "schema", _schema, "print the JSON Schema of a message or of the configuration")
+    schema = _add(commands, "schema", _schema, "print a JSON Schema, or the AsyncAPI document")
     messages = ["result", "gap", "status", "health", "metrics", "command", "reply", "aws-dlr"]
-    schema.add_argument("name", choices=["config", "manifest", *messages])
+    schema.add_argument("name", choices=["config", "manifest", *messages, "asyncapi"])
 
     models = commands.add_parser("models", help="inspect and verify model folders").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -208,6 +208,13 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _schema(args: argparse.Namespace) -> int:
+    if args.name == "asyncapi":
+        import yaml
+
+        from lisiere.asyncapi import asyncapi
+
+        sys.stdout.write(yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=120))
+        return DONE
     from lisiere.schema import json_schema
 
     _out(json_schema(args.name))

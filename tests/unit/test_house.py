@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync"}),
-    frozenset({"pipeline", "supervisor", "schema", "doctor", "reports", "subscriber"}),
+    frozenset({"pipeline", "supervisor", "schema", "asyncapi", "doctor", "reports", "subscriber"}),
     frozenset({"runtime", "subscribe"}),
     frozenset({"greengrass"}),
     frozenset({"cli"}),
