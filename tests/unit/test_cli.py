@@ -19,6 +19,7 @@ from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig
 from lisiere.models import open_package, write_manifest
 from lisiere.models.package import read_manifest
+from lisiere.schema import DOCUMENTS
 from lisiere.spool import Spool
 from support import REPOSITORY, tiny
 
@@ -184,7 +185,7 @@ def test_spool_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["spool", "status", str(tmp_path / "none")]) == FAILED
 
 
-@pytest.mark.parametrize("name", ["config", "manifest", "result", "gap", "status", "health", "metrics"])
+@pytest.mark.parametrize("name", sorted(DOCUMENTS))
 def test_schemas_are_published_as_the_code_has_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema", name]) == DONE
     assert (REPOSITORY / f"docs/contract/{name}.schema.json").read_text() == capsys.readouterr().out
