@@ -104,6 +104,8 @@ class Envelopes:
                 "ts": "2026-01-31T07:36:16.123Z",
                 "reason": "spool_full",
                 "ranges": ranges,
+                "exact": True,
+                "summary": {},
                 "counts": counts,
                 "first_ts": "2026-01-31T07:36:16.123Z",
                 "last_ts": "2026-01-31T07:36:16.123Z",

@@ -135,6 +135,7 @@ def test_native_libraries_are_imported_inside_functions_only() -> None:
         "lisiere",
         "lisiere.cli",
         "lisiere.runtime",
+        "lisiere.subscriber",
         "lisiere.tasks.classification",
         "lisiere.sources.video",
         "lisiere.sources.images",

@@ -13,11 +13,13 @@ import pytest
 
 import lisiere.subscriber
 from lisiere.clock import ManualClock
+from lisiere.config import SpoolConfig
 from lisiere.errors import Rejected, Retryable
+from lisiere.reports import Reports
+from lisiere.spool import Spool
 from lisiere.subscriber import (
     Classification,
     Event,
-    Health,
     Link,
     Missed,
     NewEpoch,
@@ -148,31 +150,23 @@ def test_a_device_that_is_away_may_still_have_it(broker: Address, device: Device
         assert subscriber.next(0) is None
 
 
-def health(device: Device, rows: int, highest: int) -> bytes:
-    return msgspec.json.encode(
-        Health(
-            device=device.make.device,
-            ts="2026-01-31T07:36:16.123Z",
-            ts_quality="synced",
-            clock_steps=0,
-            state="ok",
-            uptime_s=1.0,
-            pipelines={},
-            spool={"rows": rows, "bytes": 0, "highest_seq": highest},
-            spool_failure=None,
-            delivery_failure=None,
-            configuration_failure=None,
-            commands={},
-            local={},
-        )
-    )
+def health(folder: Path, rows: int, highest: int) -> bytes:
+    """What a device tells of itself, with other figures of its spool."""
+    clock = ManualClock()
+    spool = Spool(SpoolConfig(path=str(folder)), clock)
+    message = Reports("sim", [], clock).health_message(spool)
+    spool.close()
+    figures = {**message.spool, "rows": rows, "highest_seq": highest}
+    return msgspec.json.encode(msgspec.structs.replace(message, spool=figures))
 
 
-def test_health_shows_what_is_missing_at_the_end(broker: Address, device: Device, clock: ManualClock) -> None:
+def test_health_shows_what_is_missing_at_the_end(
+    broker: Address, device: Device, clock: ManualClock, tmp_path: Path
+) -> None:
     with Subscriber(*broker, clock=clock, settle_s=60) as subscriber:
         device.results(1, 2)
-        device.send("health", health(device, 3, 9))  # they may be under way
-        device.send("health", health(device, 0, 4))
+        device.send("health", health(tmp_path, 3, 9))  # they may be under way
+        device.send("health", health(tmp_path, 0, 4))
         take(subscriber, 4)
         clock.advance(60)
         (missed,) = take(subscriber, 1)
