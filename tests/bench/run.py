@@ -1,4 +1,4 @@
-"""`make bench`: what the runtime and the laptop nucleus cost, in one run; then the compiler.
+"""`make bench`: what the runtime, delivery and the laptop nucleus cost, in one run; then the compiler.
 
 Each comparison alternates its two sides round by round, so that a noisy machine is unfair to neither, and reports
 the median of the rounds' ratios. The figures go to bench/results.json, which git does not keep.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 import psutil
 import yaml
 
-from bench import compiled, nucleus
+from bench import compiled, delivery, nucleus
 from bench.outcome import Outcome
 from lisiere import health
 from lisiere.backends import open_model
@@ -38,8 +37,7 @@ from lisiere.values import Frame, Reading
 from lisiere_compile.bench.rounds import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = ("runtime", "nucleus", "compiler")
-ROW = json.dumps({"x": "y" * 980}).encode()  # 1 kB
+PARTS = ("runtime", "delivery", "nucleus", "compiler")
 
 
 class InMemory:
@@ -72,9 +70,10 @@ def main() -> int:
             artifact = next((REPOSITORY / "build" / "models").glob("digits-*/manifest.yaml")).parent
             outcomes += [
                 overhead(open_package(artifact), args.rounds, work),
-                *spool(args.rounds, work),
                 memory(artifact, work),
             ]
+        if "delivery" in args.only:
+            outcomes += delivery.run(args.rounds, work)
         if "nucleus" in args.only:
             outcomes += nucleus.run(args.rounds, work, REPOSITORY / "build" / "models")
     for outcome in outcomes:
@@ -169,49 +168,6 @@ def dlr_model(package: Package) -> Any:
     import dlr
 
     return dlr.DLRModel(str(package.path), "cpu", 0, use_default_dlr=True)
-
-
-def spool(rounds: int, work: Path) -> list[Outcome]:
-    """Accepted rows a second, against a bare sqlite3 loop that commits the same batches of the same rows."""
-    count = 8000
-    ratios = []
-    for number in range(rounds):
-        batches: list[int] = []
-        last = 0
-
-        def committed(seq: int, batches: list[int] = batches) -> None:
-            nonlocal last
-            batches.append(seq - last)
-            last = seq
-
-        queue = Spool(SpoolConfig(path=str(work / f"spool{number}")), SystemClock(), committed)
-
-        def ours(queue: Spool = queue) -> None:
-            for _ in range(count):
-                queue.append("bench", ROW)
-            queue.flush()
-
-        seconds = timed(ours)
-        queue.close()
-        db = sqlite3.connect(work / f"bare{number}.db", isolation_level=None)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("CREATE TABLE queue (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, p TEXT, ts REAL, body BLOB)")
-
-        def bare(db: sqlite3.Connection = db, batches: list[int] = batches) -> None:
-            for batch in batches:
-                db.execute("BEGIN IMMEDIATE")
-                db.executemany(
-                    "INSERT INTO queue (kind, p, ts, body) VALUES ('result', ?, ?, ?)",
-                    [("bench", 0.0, ROW)] * batch,
-                )
-                db.execute("COMMIT")
-
-        ratios.append(timed(bare) / seconds)
-        db.close()
-    ratio = statistics.median(ratios)
-    against = "a bare sqlite3 loop that commits the same batches, synchronous=FULL"
-    return [Outcome("spool, accepted rows/s", against, ratio, "x", ">= 0.8", ratio >= 0.8)]
 
 
 def memory(artifact: Path, work: Path) -> Outcome:

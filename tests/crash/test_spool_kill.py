@@ -11,7 +11,7 @@ import pytest
 
 from lisiere.spool import SpoolReader
 
-KILLS = 6
+KILLS = 2
 
 # Appends without pause, and says after each commit up to which seq all is accepted.
 WRITER = """

@@ -7,6 +7,7 @@ acknowledged it or when the bound on rows or bytes evicts it, which a gap record
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sqlite3
 import threading
@@ -66,12 +67,13 @@ class Spool:
         self._changed = threading.Condition(self._lock)
         self._pending = _Pending()
         self._writing = False
+        self._leaving = 0  # rows that the batch which is being written deletes
         self._closing = False
         self._failure: str | None = None
         self._wake = threading.Event()
         self._pause = threading.Event()  # set by close(), so that a waiting writer does not hold it up
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            _make(self._folder)
             self._db = _open(database_file(self._folder))
             self.epoch = _epoch(self._db)
             self._seq = highest(self._db)
@@ -100,6 +102,15 @@ class Spool:
     def bytes_waiting(self) -> int:
         """How many bytes of bodies wait."""
         return self._bytes
+
+    @property
+    def releasing(self) -> int:
+        """How many rows have been let go of and are still on disk: after a kill they would be delivered again.
+
+        None while commits fail, so that a full disk does not end delivery.
+        """
+        with self._lock:
+            return 0 if self._failure else len(self._pending.acknowledged) + len(self._pending.aside) + self._leaving
 
     @property
     def failure(self) -> str | None:
@@ -182,11 +193,13 @@ class Spool:
         while True:
             self._wake.wait()
             self._wake.clear()
-            if not self._closing and linger and len(self._pending.rows) < _BATCH_ROWS:
+            # The drain waits for what is let go of; what comes meanwhile makes the next batch.
+            if not (self._closing or self._pending.acknowledged) and linger and len(self._pending.rows) < _BATCH_ROWS:
                 self._wake.wait(linger)
             with self._changed:
                 pending, self._pending = self._pending, _Pending()
                 self._writing = bool(pending.rows or pending.acknowledged or pending.aside)
+                self._leaving = len(pending.acknowledged) + len(pending.aside)
                 closing = self._closing
                 self._changed.notify_all()  # there is room again, while this batch is written
             refused = self._writing and not self._commit(pending)
@@ -211,13 +224,13 @@ class Spool:
                 self._pending.size += pending.size
                 self._pending.acknowledged[:0] = pending.acknowledged
                 self._pending.aside[:0] = pending.aside
-                self._writing = False
+                self._writing, self._leaving = False, 0
             return False
         with self._changed:
             self._seq = self._committed = seq
             self._rows, self._bytes = rows, size
             self._failure = None
-            self._writing = False
+            self._writing, self._leaving = False, 0
             self._changed.notify_all()
             if self._pending.rows or self._pending.acknowledged or self._pending.aside:
                 self._wake.set()
@@ -317,6 +330,22 @@ class Spool:
             seq, rows, size = seq + 1, rows + 1, size + len(body)
             self._db.execute("INSERT INTO queue VALUES (?, 'gap', '', ?, ?)", (seq, now, body))
         return seq, rows, size
+
+
+def _make(folder: Path) -> None:
+    """Make the folder and sync its entry in the one above: SQLite syncs what is in it, and a power cut takes the rest.
+
+    It is synced as well when it is there already, since who made it may have been killed before.
+    """
+    absent = [above for above in folder.parents if not above.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in (folder, *absent):
+        with contextlib.suppress(PermissionError):  # a folder that may be entered and not read: it was there before
+            above = os.open(made.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(above)
+            finally:
+                os.close(above)
 
 
 def _open(file: Path) -> sqlite3.Connection:

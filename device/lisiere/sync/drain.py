@@ -228,7 +228,7 @@ class _Connection:
 
     def fill(self) -> None:
         """Publish as much as the window allows: live first, but always some backlog."""
-        window = self._terms.window
+        window = self._terms.window - self._terms.spool.releasing
         reserve = 0 if self._backlog_done else max(1, window // 4) - self._backlog_under_way
         room = window - len(self._under_way) - max(0, reserve)
         newest = self._terms.spool.committed

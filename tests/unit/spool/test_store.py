@@ -295,3 +295,27 @@ def test_what_is_set_aside_while_the_disk_refuses_is_set_aside_later(config: Spo
     assert [(row.seq, row.kind) for row in reader.after(0, 10)] == [(2, "result"), (3, "gap")]
     reader.close()
     spool.close()
+
+
+def test_what_is_let_go_of_counts_until_it_is_off_the_disk_unless_the_disk_refuses(config: SpoolConfig) -> None:
+    spool = Spool(config, ManualClock())
+    fill(spool, 3)
+    other = sqlite3.connect(database_file(Path(config.path)), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    spool.acknowledge([1])
+    spool.set_aside([2], "refused")
+    assert not spool.flush(0.05)
+    assert spool.releasing == 2  # a kill now, and both would be delivered again
+    other.execute("ROLLBACK")
+    assert spool.flush(10)
+    assert spool.releasing == 0
+    other.execute("BEGIN IMMEDIATE")
+    spool._db.execute("PRAGMA busy_timeout = 0")
+    spool.acknowledge([3])
+    assert not spool.flush(0.2)
+    assert spool.failure
+    assert spool.releasing == 0  # or a full disk would end delivery as well
+    other.execute("ROLLBACK")
+    other.close()
+    assert spool.flush(10)
+    spool.close()
