@@ -7,7 +7,7 @@ import logging
 import queue
 import ssl
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ from lisiere.clock import Clock, SystemClock
 from lisiere.errors import Rejected, Retryable
 from lisiere.health import worth_logging
 from lisiere.subscriber import memory
-from lisiere.subscriber.events import Event, Link, Missed, NewEpoch, Unreadable
-from lisiere.subscriber.ledger import Ledger
+from lisiere.subscriber.book import Book
+from lisiere.subscriber.events import Event, Link, Missed, Unreadable
 from lisiere.subscriber.link import Broker, Connection, Message
 from lisiere.subscriber.reading import Typed, read
 from lisiere.subscriber.receipts import Receipts
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 _KINDS = ("result", "backlog", "gap", "status", "health", "metrics")
 _HELD_MAX = 10_000  # results of one device that wait for older ones
-_LEDGERS_MAX = 10_000  # device epochs that are remembered; those that were heard of longest ago go
 _SAVE_S = 5.0
+_PAUSE_S = 0.05  # at least so long between two looks at what is due
 
 
 @dataclass(slots=True)
@@ -107,15 +107,11 @@ class Subscriber:
         kinds = [f"{kind}/#" if kind in ("result", "backlog") else kind for kind in _KINDS]
         self._connection = Connection(broker, [f"{self._base}{device}/{kind}" for kind in kinds])
         self._clock = clock or SystemClock()
-        self._settle_s = settle_s
+        self._book = Book(settle_s)
         self._sorter = Sorter(wait_s, _HELD_MAX, self.holes) if order == "seq" else None
         self._receipts = Receipts(self._base, self._connection.publish) if acknowledge else None
         self._memory = memory
         self._saved_at = self._clock.monotonic()
-        self._ledgers: OrderedDict[tuple[str, str], Ledger] = OrderedDict()
-        self._epochs: dict[str, str] = {}
-        self._offline: set[str] = set()
-        self._holed: set[tuple[str, str]] = set()
         self._pending: deque[tuple[Event, Message | None]] = deque()
         self._taken: tuple[Event, Message | None] | None = None
         self._closed = False
@@ -146,11 +142,8 @@ class Subscriber:
             Retryable: the broker cannot be reached or refuses.
             Rejected: the file `memory` is not a subscriber's.
         """
-        now = self._clock.monotonic()
-        for seen in memory.load(self._memory) if self._memory else []:
-            self._ledgers[seen.device, seen.epoch] = Ledger(now, seen.arrived, seen.known)
-            self._epochs[seen.device] = seen.epoch  # the file ends with the newest
-            self._holed.add((seen.device, seen.epoch))
+        if self._memory is not None:
+            self._book.load(memory.load(self._memory), self._clock.monotonic())
         self._connection.open()
 
     def close(self) -> None:
@@ -211,31 +204,23 @@ class Subscriber:
         They are inclusive ranges. Any thread may ask.
         """
         with self._lock:
-            ledger = self._ledgers.get(key)
-            return ledger.holes(first, last) if ledger else [(first, last)] if first <= last else []
+            return self._book.holes(key, first, last)
 
     def _patience(self, left: float | None) -> float | None:
         """How long the inbox may be waited for, before something else is due."""
-        dues = [due for _, ledger in self._unsettled() if (due := ledger.settles_at(self._settle_s)) is not None]
-        if self._sorter and (due := self._sorter.due_at()) is not None:
-            dues.append(due)
-        if self._receipts and (due := self._receipts.due_at) is not None:
-            dues.append(due)
-        waits = [max(0.05, due - self._clock.monotonic()) for due in dues] + ([] if left is None else [left])
-        return min(waits, default=None)
-
-    def _unsettled(self) -> list[tuple[tuple[str, str], Ledger]]:
-        """The ledgers with holes; not those of devices that are away, since their holes may be in their backlogs."""
-        self._holed = {key for key in self._holed if self._ledgers[key].settles_at(0.0) is not None}
-        return [(key, self._ledgers[key]) for key in sorted(self._holed) if key[0] not in self._offline]
+        dues = [
+            self._book.due_at(),
+            self._sorter.due_at() if self._sorter else None,
+            self._receipts.due_at if self._receipts else None,
+        ]
+        waits = [max(_PAUSE_S, due - self._clock.monotonic()) for due in dues if due is not None]
+        return min([*waits, left] if left is not None else waits, default=None)
 
     def _look(self) -> None:
         """Tell what has settled, release what is in order, and confirm what was taken, as far as they are due."""
         now = self._clock.monotonic()
-        for (device, epoch), ledger in self._unsettled():
-            for reason, ranges in ledger.take_settled(now, self._settle_s):
-                count = sum(last - first + 1 for first, last in ranges)
-                self._miss(Missed(device=device, epoch=epoch, reason=reason, ranges=ranges, count=count, counts={}))
+        for missed in self._book.settled(now):
+            self._miss(missed)
         if self._sorter:
             self._pending.extend((result, None) for result in self._sorter.take(now))
         if self._receipts:
@@ -245,8 +230,7 @@ class Subscriber:
 
     def _relink(self, link: Link) -> None:
         if not link.connected:
-            for ledger in self._ledgers.values():
-                ledger.away()
+            self._book.away()
         self._pending.append((link, None))
 
     def _receive(self, message: Message) -> None:
@@ -269,82 +253,43 @@ class Subscriber:
 
     def _sort_in(self, message: Typed) -> None:
         now = self._clock.monotonic()
+        new = True
+        if isinstance(message, ResultEnvelope | GapEnvelope):
+            new = self._book.arrive(message, now)
+        elif isinstance(message, StatusMessage | HealthMessage):
+            self._book.hear(message, now)
+        self._announce()
         if isinstance(message, ResultEnvelope):
-            place = message.device, message.pipeline
-            if not self._ledger(message.device, message.epoch).arrive(message.seq, now):
-                self.counts.duplicates[place] += 1
-                if self._receipts:  # its acknowledgement was lost
-                    self._receipts.add(message, now)
-                return
-            self.counts.results[place] += 1
-            if self._sorter:
-                self._sorter.put(message, now)
-            else:
-                self._pending.append((message, None))
-        elif isinstance(message, GapEnvelope):
-            self._explain(message, now)
-        else:
-            if isinstance(message, StatusMessage):
-                self._hear(message)
-            elif isinstance(message, HealthMessage) and message.spool.get("rows") == 0:
-                # All that it has made has left: a hole at the end shows, too.
-                ledger = self._ledgers.get((message.device, self._epochs.get(message.device, "")))
-                if ledger is not None:
-                    ledger.extend(message.spool.get("highest_seq", 0), now)
-                    self._holed.add((message.device, self._epochs[message.device]))
+            self._sort_in_result(message, new, now)
+        elif not isinstance(message, GapEnvelope):
             self._pending.append((message, None))
+        elif new and (missed := self._book.explain(message, now)) is not None:
+            self._miss(missed)
 
-    def _explain(self, gap: GapEnvelope, now: float) -> None:
-        ledger = self._ledger(gap.device, gap.epoch)
-        if not ledger.arrive(gap.seq, now):
+    def _sort_in_result(self, result: ResultEnvelope, new: bool, now: float) -> None:
+        place = result.device, result.pipeline
+        if not new:
+            self.counts.duplicates[place] += 1
+            if self._receipts:  # its acknowledgement was lost
+                self._receipts.add(result, now)
             return
-        ranges = ledger.explain(gap.ranges, now)
-        count = sum(last - first + 1 for first, last in ranges)
-        counts: dict[str, int] = {}
-        if count == sum(last - first + 1 for first, last in gap.ranges):
-            # Else some came, their PUBACK lost, or were told before: of which pipeline the rest is cannot be said.
-            count, counts = sum(gap.counts.values()), gap.counts
-        if count:
-            self._miss(
-                Missed(
-                    device=gap.device,
-                    epoch=gap.epoch,
-                    reason=gap.reason,
-                    ranges=ranges,
-                    count=count,
-                    counts=counts,
-                    record=gap,
-                )
-            )
+        self.counts.results[place] += 1
+        if self._sorter:
+            self._sorter.put(result, now)
+        else:
+            self._pending.append((result, None))
+
+    def _announce(self) -> None:
+        """Tell of epochs that began; what was held of the ones before comes first."""
+        while self._book.news:
+            begun = self._book.news.pop(0)
+            if self._sorter:
+                self._pending.extend((result, None) for result in self._sorter.flush(begun.device))
+            self._pending.append((begun, None))
 
     def _miss(self, missed: Missed) -> None:
         self.counts.missed[missed.reason] += missed.count
         self._pending.append((missed, None))
-
-    def _hear(self, status: StatusMessage) -> None:
-        if status.state == "online":
-            self._offline.discard(status.device)
-            self._ledger(status.device, status.epoch).stir(self._clock.monotonic())  # its backlog comes now
-        else:
-            self._offline.add(status.device)
-
-    def _ledger(self, device: str, epoch: str) -> Ledger:
-        """Return the ledger of an epoch, the latest heard of by now; a new one is told."""
-        key = device, epoch
-        if key not in self._ledgers:
-            self._ledgers[key] = Ledger(self._clock.monotonic())
-            before = self._epochs.get(device)
-            self._epochs[device] = epoch
-            if before is not None:
-                self._ledgers[key].expect_all()
-                if self._sorter:
-                    self._pending.extend((result, None) for result in self._sorter.flush(device))
-                self._pending.append((NewEpoch(device=device, epoch=epoch, before=before), None))
-            if len(self._ledgers) > _LEDGERS_MAX:
-                self._holed.discard(self._ledgers.popitem(last=False)[0])
-        self._ledgers.move_to_end(key)
-        self._holed.add(key)
-        return self._ledgers[key]
 
     def _settle_taken(self) -> None:
         """The event that was handed out last has been dealt with, since the next is asked for."""
@@ -367,16 +312,7 @@ class Subscriber:
         for event in untaken:
             if isinstance(event, ResultEnvelope):
                 without.setdefault((event.device, event.epoch), []).append(event.seq)
-        seen = [
-            memory.Seen(
-                device=device,
-                epoch=epoch,
-                arrived=ledger.arrived.ranges_without(without.get((device, epoch), ())),
-                known=ledger.known.ranges_without(without.get((device, epoch), ())),
-            )
-            for (device, epoch), ledger in self._ledgers.items()
-        ]
         try:
-            memory.save(self._memory, seen)
+            memory.save(self._memory, self._book.to_remember(without))
         except Retryable as error:
             log.warning("%s A restart will repeat what came since.", error)

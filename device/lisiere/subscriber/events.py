@@ -48,8 +48,11 @@ class Missed(Struct, frozen=True, kw_only=True):
             results += f" of `{next(iter(self.counts))}`"
         elif who:
             results += f" ({who})"
-        when = f" between {self.record.first_ts} and {self.record.last_ts}" if self.record else ""
-        if not self.record:
+        when = ""
+        if self.record is not None:
+            first, last = self.record.first_ts, self.record.last_ts
+            when = f" between {first} and {last}" if first and last else ""
+        else:
             shown = [str(first) if first == last else f"{first} to {last}" for first, last in self.ranges[:3]]
             when = f" (seq {', '.join(shown)}{' and more' if len(self.ranges) > 3 else ''})"
         why = _WHY.get(self.reason, f"for the reason {self.reason!r}")
