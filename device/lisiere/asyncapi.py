@@ -16,7 +16,7 @@ _PARAMETERS = {
     "prefix": {"description": "`topic_prefix` of the configuration.", "default": "lisiere"},
     "device": {"description": "The device's name: `device` of the configuration, or the thing's name."},
     "pipeline": {"description": "The pipeline's name."},
-    "command": {"description": "What is asked for.", "enum": ["ping", "health", "metrics"]},
+    "command": {"description": "What is asked for.", "enum": ["ping", "health", "metrics", "ack"]},
 }
 
 
@@ -48,16 +48,24 @@ def channels() -> dict[str, Channel]:
     command = topics.commands.replace("#", "{command}")
     live = "A result as soon as it is on disk. At least once, in the order of `seq`: deduplicate by `id`."
     late = "A result that waited out an outage or a restart: the same envelope, with `replay` true."
+    batch = (
+        "Many results of the backlog in one message, where `backlog_batch_kb` is set. Deduplicate by the `id` inside."
+    )
+    packed = "The same, compressed by zstd, where `backlog_zstd` is set."
+    ack = "What a consumer has taken for good, where `consumer_ack` is set; never retained."
     gap = "What was never delivered, and why, so that every hole in `seq` is explained. At least once."
     status = "`online` at birth, `stopped` after a clean stop, `offline` by the broker's will."
     return {
         "result": Channel(result, "result", "send", live),
         "backlog": Channel(backlog, "result", "send", late),
+        "batch": Channel(backlog, "batch", "send", batch),
+        "packed": Channel(topics.packed("{pipeline}"), "batch", "send", packed),
         "gap": Channel(topics.gap, "gap", "send", gap),
         "status": Channel(topics.status, "status", "send", status, retain=True),
         "health": Channel(topics.health, "health", "send", "States, counters and failures, from time to time.", 0),
         "metrics": Channel(topics.metrics, "metrics", "send", "Figures over the last interval.", 0),
         "command": Channel(command, "command", "receive", "Asks the device for something; never retained."),
+        "ack": Channel(topics.commands.replace("#", "ack"), "ack", "receive", ack),
         "reply": Channel(topics.reply("{command}"), "reply", "send", "The answer, with the `id` of the command."),
     }
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
-from lisiere.documents import read_yaml
+from lisiere.documents import Part, Seconds, read_yaml
 from lisiere.errors import ConfigError, Rejected
+from lisiere.links import TLS_FILES, GreengrassConfig, MqttConfig, check_link
 from lisiere.models.package import find_manifest
 
 TOPIC_MAX_BYTES = 256  # AWS IoT Core's limits
@@ -29,14 +30,9 @@ UNIX_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107
 Level = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$(?!\n)")]
 # A topic to publish on: no wildcard, no empty start, and AWS IoT Core's own topics are not for devices' results.
 Topic = Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$(?!\n)", max_length=TOPIC_MAX_BYTES)]
-Seconds = Annotated[float, Meta(gt=0, le=1e6)]
 
 
-class _Part(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What all parts share: unknown keys are errors. Type checkers want the rest said at each class."""
-
-
-class CameraSource(_Part, tag="camera", frozen=True, kw_only=True):
+class CameraSource(Part, tag="camera", frozen=True, kw_only=True):
     """A camera that OpenCV opens: `device` (a V4L2 path such as /dev/video0) or `url` (rtsp:// or http://)."""
 
     device: str | None = None
@@ -46,7 +42,7 @@ class CameraSource(_Part, tag="camera", frozen=True, kw_only=True):
     height: Annotated[int, Meta(ge=16, le=16384)] | None = None
 
 
-class VideoSource(_Part, tag="video", frozen=True, kw_only=True):
+class VideoSource(Part, tag="video", frozen=True, kw_only=True):
     """A video file, at its own frame rate unless `fps` says otherwise (0: as fast as it can)."""
 
     path: str
@@ -54,7 +50,7 @@ class VideoSource(_Part, tag="video", frozen=True, kw_only=True):
     loop: bool = False
 
 
-class ImagesSource(_Part, tag="images", frozen=True, kw_only=True):
+class ImagesSource(Part, tag="images", frozen=True, kw_only=True):
     """A folder of images in the order of their names, or one image; `fps` 0 means as fast as it can."""
 
     path: str
@@ -62,7 +58,7 @@ class ImagesSource(_Part, tag="images", frozen=True, kw_only=True):
     loop: bool = False
 
 
-class CsvSource(_Part, tag="csv", frozen=True, kw_only=True):
+class CsvSource(Part, tag="csv", frozen=True, kw_only=True):
     """A CSV file with a header, replayed by its own time stamps.
 
     Attributes:
@@ -77,7 +73,7 @@ class CsvSource(_Part, tag="csv", frozen=True, kw_only=True):
     speed: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class SocketSource(_Part, tag="socket", frozen=True, kw_only=True):
+class SocketSource(Part, tag="socket", frozen=True, kw_only=True):
     """Lines of JSON on a socket that the device listens on: `unix:/path` or `tcp:HOST:PORT`.
 
     A line is `{"ts": …, "<channel>": number}`, or with `step_s` and lists of numbers for many rows at once.
@@ -89,7 +85,7 @@ class SocketSource(_Part, tag="socket", frozen=True, kw_only=True):
 Source = CameraSource | VideoSource | ImagesSource | CsvSource | SocketSource
 
 
-class QueueConfig(_Part, frozen=True, kw_only=True):
+class QueueConfig(Part, frozen=True, kw_only=True):
     """Between source and model: `latest` drops the oldest when full, `all` makes the source wait.
 
     A live camera keeps the `latest` 2 frames unless told otherwise; every other source `all`, 64 frames or 1,024
@@ -100,7 +96,7 @@ class QueueConfig(_Part, frozen=True, kw_only=True):
     size: Annotated[int, Meta(ge=1, le=100_000)] | None = None
 
 
-class PipelineConfig(_Part, frozen=True, kw_only=True):
+class PipelineConfig(Part, frozen=True, kw_only=True):
     """One source through one model to one topic.
 
     Attributes:
@@ -119,64 +115,7 @@ class PipelineConfig(_Part, frozen=True, kw_only=True):
     publish_topic: Topic = "ml/dlr/image-classification"
 
 
-class TlsConfig(_Part, frozen=True, kw_only=True):
-    """TLS to the broker: the CA that signed it, and the device's own certificate and key for mutual TLS."""
-
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-
-
-class MqttConfig(_Part, tag="mqtt", frozen=True, kw_only=True):
-    """Direct MQTT 3.1.1 to a broker.
-
-    Attributes:
-        port: 8883 with `tls` and 1883 without, unless given.
-        password_file: the file that holds the password; passwords stay out of configurations.
-        window: how many unacknowledged messages may be under way.
-        ack_timeout_s: a PUBACK that takes longer means that the connection is dead.
-    """
-
-    host: Annotated[str, Meta(min_length=1)]
-    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
-    client_id: Annotated[str, Meta(max_length=128)] | None = None
-    username: str | None = None
-    password_file: str | None = None
-    tls: TlsConfig | None = None
-    keepalive_s: Annotated[int, Meta(ge=5, le=1200)] = 30
-    connect_timeout_s: Seconds = 5.0
-    ack_timeout_s: Seconds = 20.0
-    window: Annotated[int, Meta(ge=1, le=100)] = 16
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port of the broker."""
-        return self.host, self.port or (8883 if self.tls is not None else 1883)
-
-
-class GreengrassConfig(_Part, tag="greengrass", frozen=True, kw_only=True):
-    """Through the Greengrass nucleus, by `lisiere run --greengrass` alone.
-
-    Attributes:
-        window: how many messages may be under way at once. Nucleus lite refuses the eleventh of all its components.
-        per_s: messages a second at most. AWS IoT Core discards what exceeds 100 on a connection, and all components
-            share the nucleus's.
-        ack_timeout_s: the nucleus taking longer to answer means that it is gone.
-        max_bytes: a result whose message is larger is set aside with a gap record. Unset: 131,072, which is AWS IoT
-            Core's limit, and with nucleus lite what fits into 10,000 bytes once it is base64 in JSON.
-        reconnect_s: how long a lost nucleus is waited for, before the component leaves to be started anew.
-        publish_locally: whether results also go to the device's other components, by PublishToTopic on their topics.
-    """
-
-    window: Annotated[int, Meta(ge=1, le=100)] = 8
-    per_s: Annotated[float, Meta(gt=0, le=10_000)] = 80.0
-    ack_timeout_s: Seconds = 20.0
-    max_bytes: Annotated[int, Meta(ge=1000, le=131_072)] | None = None
-    reconnect_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
-    publish_locally: bool = False
-
-
-class SpoolConfig(_Part, frozen=True, kw_only=True):
+class SpoolConfig(Part, frozen=True, kw_only=True):
     """Where results wait on disk, and how many may. Beyond that the oldest go, with a gap record.
 
     Attributes:
@@ -189,7 +128,7 @@ class SpoolConfig(_Part, frozen=True, kw_only=True):
     linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 5.0
 
 
-class Config(_Part, frozen=True, kw_only=True):
+class Config(Part, frozen=True, kw_only=True):
     """The whole configuration. Without a `transport` results stay in the spool and nothing is sent.
 
     Attributes:
@@ -249,8 +188,8 @@ def parse_config(document: Any, base: Path) -> Config:
             find_manifest(Path(pipeline.model))
         except Rejected as error:
             raise ConfigError(str(error), f"$.pipelines[{index}].model") from error
-    if isinstance(config.transport, MqttConfig) and config.transport.tls is not None:
-        _check_tls(config.transport.tls)
+    if config.transport is not None:
+        check_link(config.transport)
     return config
 
 
@@ -281,7 +220,7 @@ def _resolve(config: Config, base: Path) -> Config:
             password_file = absolute(transport.password_file, "$.transport.password_file")
             transport = replace(transport, password_file=password_file)
         if transport.tls is not None:
-            given = {key: getattr(transport.tls, key) for key in ("ca", "certificate", "key")}
+            given = {key: getattr(transport.tls, key) for key in TLS_FILES}
             paths = {key: absolute(path, f"$.transport.tls.{key}") for key, path in given.items() if path is not None}
             transport = replace(transport, tls=replace(transport.tls, **paths))
     spool = replace(config.spool, path=absolute(config.spool.path, "$.spool.path"))
@@ -306,7 +245,8 @@ def _check_names(config: Config) -> None:
 def _check_topics(config: Config) -> None:
     """The longest topic of each pipeline must be within AWS IoT Core's limits."""
     for index, pipeline in enumerate(config.pipelines):
-        topic = f"{config.topic_prefix}/v1/{config.device}/backlog/{pipeline.name}"
+        zstd = config.transport is not None and config.transport.backlog_zstd
+        topic = f"{config.topic_prefix}/v1/{config.device}/backlog/{pipeline.name}{'/zstd' if zstd else ''}"
         if len(topic.encode()) > TOPIC_MAX_BYTES:
             raise ConfigError(
                 f"The topic {topic[:40]}… has {len(topic.encode())} bytes; {TOPIC_MAX_BYTES} are allowed.",
@@ -335,12 +275,3 @@ def _check_source(source: Source, path: str) -> None:
         port = int(source.listen.rpartition(":")[2])
         if port > 65535:
             raise ConfigError(f"{port} is not a TCP port.", f"{path}.listen")
-
-
-def _check_tls(tls: TlsConfig) -> None:
-    if (tls.certificate is None) != (tls.key is None):
-        raise ConfigError("`certificate` and `key` go together.", "$.transport.tls")
-    for key in ("ca", "certificate", "key"):
-        path = getattr(tls, key)
-        if path is not None and not Path(path).is_file():
-            raise ConfigError(f"There is no file {path}.", f"$.transport.tls.{key}")

@@ -1,15 +1,22 @@
-"""Reading YAML (and so JSON) documents: bounded, and with every way of failing in one error."""
+"""Documents: reading YAML (and so JSON), bounded and with one error for every failure, and what their parts share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from msgspec import Meta, Struct
 
 from lisiere.errors import Rejected
 
 MAX_BYTES = 1 << 20
+
+Seconds = Annotated[float, Meta(gt=0, le=1e6)]
+
+
+class Part(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What all parts of a configuration share: unknown keys are errors. Type checkers want the rest said at each."""
 
 
 def read_text(file: Path) -> str:

@@ -6,13 +6,16 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 from lisiere.clock import Clock
-from lisiere.config import Config, GreengrassConfig, MqttConfig, PipelineConfig
-from lisiere.errors import ConfigError, LisiereError, Permanent
+from lisiere.config import Config, PipelineConfig
+from lisiere.errors import ConfigError, LisiereError, Permanent, Rejected
 from lisiere.health import State, worth_logging
+from lisiere.links import GreengrassConfig, LinkConfig
 from lisiere.pipeline import Pipeline, open_pipeline
 from lisiere.reports import Loaded, Reports, spool_figures
 from lisiere.spool import Spool, SpoolReader
@@ -23,6 +26,9 @@ from lisiere.sync.local import LocalFan, LocalPublish
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Transport
 from lisiere.timeline import Timeline
+
+if TYPE_CHECKING:
+    from lisiere.sync.transports.mqtt import Negotiation
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +69,10 @@ class Runtime:
         self.reports = Reports(config.device, [pipeline.name for pipeline in config.pipelines], clock)
         self.reports.delivery_failure = self._why_undelivered
         answers: Answers = {
-            "ping": self.reports.ping_answer,
-            "health": lambda: self.reports.health_message(self._spool),
-            "metrics": lambda: self.reports.metrics_message(self._spool),
+            "ping": lambda _payload: self.reports.ping_answer(),
+            "health": lambda _payload: self.reports.health_message(self._spool),
+            "metrics": lambda _payload: self.reports.metrics_message(self._spool),
+            "ack": self._acknowledge,
         }
         self._commands = Commands(config.device, self._topics, clock, answers, lambda: self._wake.set())
         self.reports.commands = self._commands.counts
@@ -156,7 +163,6 @@ class Runtime:
 
     def _start_drain(self, open_transport: Callable[[], Transport]) -> None:
         config = self._config
-        settings = config.transport or MqttConfig(host="-")
         self._drain = Drain(
             config.device,
             self._topics,
@@ -164,8 +170,7 @@ class Runtime:
             self._open_reader,
             open_transport,
             self._clock,
-            settings.window,
-            settings.ack_timeout_s,
+            config.transport or LinkConfig(),
             {pipeline.name: pipeline.publish_topic for pipeline in config.pipelines if pipeline.output == "aws-dlr"},
             self._commands.received,
             self._timeline,
@@ -274,6 +279,11 @@ class Runtime:
         if self._drain is not None:
             self._drain.send(self._topics.metrics, msgspec.json.encode(self.reports.metrics_message(self._spool)))
 
+    def _acknowledge(self, payload: bytes) -> Struct:
+        if self._drain is None:
+            raise Rejected("Nothing is delivered here.")
+        return self._drain.acknowledge(payload)
+
     def _reply(self, topic: str, payload: bytes) -> None:
         if self._drain is not None:
             self._drain.send(topic, payload, qos=1)
@@ -302,10 +312,14 @@ def _transport_of(config: Config) -> Callable[[], Transport] | None:
     if isinstance(settings, GreengrassConfig):
         raise ConfigError("The transport `greengrass` is for `lisiere run --greengrass`.", "$.transport")
 
-    def make() -> Transport:
-        from lisiere.sync.transports.mqtt import MqttTransport
+    known: Negotiation | None = None
 
-        return MqttTransport(settings, config.device)
+    def make() -> Transport:
+        nonlocal known
+        from lisiere.sync.transports.mqtt import MqttTransport, Negotiation
+
+        known = known or Negotiation(settings.protocol)
+        return MqttTransport(settings, config.device, known)
 
     return make
 

@@ -15,6 +15,8 @@ from lisiere.config import Config
 from lisiere.models import Manifest
 from lisiere.sync.aws_dlr import AwsDlrMessage
 from lisiere.sync.envelope import (
+    AckCommand,
+    BatchEnvelope,
     CommandMessage,
     GapEnvelope,
     HealthMessage,
@@ -29,11 +31,13 @@ DOCUMENTS: dict[str, type[Struct]] = {
     "config": Config,
     "manifest": Manifest,
     "result": ResultEnvelope,
+    "batch": BatchEnvelope,
     "gap": GapEnvelope,
     "status": StatusMessage,
     "health": HealthMessage,
     "metrics": MetricsMessage,
     "command": CommandMessage,
+    "ack": AckCommand,
     "reply": ReplyMessage,
     "aws-dlr": AwsDlrMessage,
 }

@@ -22,9 +22,14 @@ Address = tuple[str, int]
 
 
 class Broker(Protocol):
-    """What the runner asks of a broker."""
+    """What the runner asks of a broker.
+
+    Attributes:
+        protocol: which version of MQTT it speaks, as a device's configuration says it.
+    """
 
     name: str
+    protocol: str
 
     def start(self) -> Address:
         """Start it, wait until it listens, and return where.
@@ -41,6 +46,7 @@ class EmbeddedBroker:
     """amqtt in a thread of this process, on loopback, on a port that the operating system picks."""
 
     name = "embedded"
+    protocol = "3.1.1"  # amqtt waits for more of an MQTT 5 CONNECT that has a will, instead of refusing it
 
     def __init__(self) -> None:
         self._thread: LoopThread | None = None
@@ -82,6 +88,7 @@ class MosquittoBroker:
     """A Mosquitto of this machine, as a child process on loopback that never drops what it has queued."""
 
     name = "mosquitto"
+    protocol = "auto"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -127,6 +134,8 @@ class MosquittoBroker:
 
 class ExternalBroker:
     """A broker that somebody else runs, without a user name or TLS."""
+
+    protocol = "auto"
 
     def __init__(self, host: str, port: int) -> None:
         self.name = f"{host}:{port}"

@@ -83,7 +83,9 @@ def pipelines_config(
     ]
 
 
-def device_config(name: str, pipelines: list[dict[str, Any]], link: Address, prefix: str) -> dict[str, Any]:
+def device_config(
+    name: str, pipelines: list[dict[str, Any]], link: Address, prefix: str, protocol: str = "auto"
+) -> dict[str, Any]:
     """Build the configuration document of a device that connects by itself.
 
     Args:
@@ -91,6 +93,7 @@ def device_config(name: str, pipelines: list[dict[str, Any]], link: Address, pre
         pipelines: see `pipelines_config`.
         link: where the device finds its broker: the proxy.
         prefix: the first levels of its topics.
+        protocol: which version of MQTT the broker speaks.
     """
     return {
         "device": name,
@@ -101,9 +104,13 @@ def device_config(name: str, pipelines: list[dict[str, Any]], link: Address, pre
             "type": "mqtt",
             "host": link[0],
             "port": link[1],
+            "protocol": protocol,
             "keepalive_s": 10,
             "connect_timeout_s": 3,
             "ack_timeout_s": 5,
+            # The broker is ours and discards nothing.
+            "publishes_per_s": 0,
+            "kib_per_s": 0,
         },
         "spool": {"path": "spool"},
         "health_interval_s": 5,

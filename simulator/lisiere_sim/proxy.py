@@ -1,16 +1,17 @@
-"""The network between device and broker: a TCP proxy that can be cut, slowed and stalled."""
+"""The network between device and broker: a TCP proxy that can be cut, slowed, stalled, deafened and made to reset."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lisiere_sim.broker import LOOPBACK, Address
 from lisiere_sim.loopthread import LoopThread
 
-Link = Literal["up", "cut", "stalled", "delayed"]
+Link = Literal["up", "cut", "stalled", "delayed", "deaf", "slow"]
 Held: TypeAlias = "asyncio.Queue[tuple[float, bytes]]"
 
 _CHUNK = 1 << 14
@@ -24,7 +25,8 @@ class Traffic:
     Attributes:
         accepted: connections that were taken in.
         refused: connections closed at once because the link was cut.
-        dropped: connections that a cut, or the end of a stall, closed.
+        dropped: connections that a cut, a reset, or the end of a stall, closed.
+        lost: bytes from the broker that a deaf link swallowed.
         up, down: bytes forwarded to the broker, and back.
     """
 
@@ -33,6 +35,7 @@ class Traffic:
     dropped: int = 0
     up: int = 0
     down: int = 0
+    lost: int = 0
 
 
 class _Pair:
@@ -41,6 +44,7 @@ class _Pair:
     def __init__(self, device: asyncio.StreamWriter) -> None:
         self.ends = [device]
         self.half_gone = False  # an end closed while nothing was forwarded
+        self.up = 0  # bytes forwarded to the broker
 
     def abort(self) -> None:
         for writer in self.ends:
@@ -50,19 +54,27 @@ class _Pair:
 class Proxy:
     """Forwards loopback connections to a broker. Its methods may be called from any thread.
 
-    Bytes are never reordered or changed. A cut loses what is on its way, as a cable does.
+    Bytes are never reordered or changed, but for what `upward` does. A cut loses what is on its way, as a cable does.
+
+    Args:
+        target: the broker.
+        upward: makes, for each connection, what its bytes pass through on their way to the broker, such as
+            `Discard.feed`.
 
     Attributes:
         traffic: counters; written by the proxy's own thread only.
     """
 
-    def __init__(self, target: Address) -> None:
+    def __init__(self, target: Address, upward: Callable[[], Callable[[bytes], bytes]] | None = None) -> None:
         self.traffic = Traffic()
+        self._upward = upward or (lambda: lambda data: data)
         self._target = target
         self._thread = LoopThread("network")
         self._pairs: set[_Pair] = set()
         self._flowing = asyncio.Event()
         self._delay_s = 0.0
+        self._bytes_per_s = 0.0
+        self._reset_after: int | None = None
         self._link: Link = "up"
         self._server: asyncio.Server | None = None
 
@@ -99,6 +111,25 @@ class Proxy:
         """Hold everything back for `ms` milliseconds each way."""
         self._thread.call(self._switch("delayed", ms / 1000))
 
+    def deafen(self) -> None:
+        """Forward what the device sends and lose what the broker answers: every PUBACK is lost."""
+        self._thread.call(self._switch("deaf"))
+
+    def slow(self, bytes_per_s: float) -> None:
+        """Forward so many bytes a second each way, one by one."""
+        self._thread.call(self._switch("slow", bytes_per_s=bytes_per_s))
+
+    def reset_after(self, size: int | None) -> None:
+        """Reset each connection once so many bytes went to the broker, in the middle of a packet if need be.
+
+        None ends that. Connections that are past it already are reset with their next byte.
+        """
+
+        async def change() -> None:
+            self._reset_after = size
+
+        self._thread.call(change())
+
     def heal(self) -> None:
         """Forward everything as it comes. Connections whose one end closed during a stall are dropped."""
         self._thread.call(self._switch("up"))
@@ -116,8 +147,8 @@ class Proxy:
         self._thread.call(end())
         self._thread.stop()
 
-    async def _switch(self, link: Link, delay_s: float = 0.0) -> None:
-        self._link, self._delay_s = link, delay_s
+    async def _switch(self, link: Link, delay_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
+        self._link, self._delay_s, self._bytes_per_s = link, delay_s, bytes_per_s
         if link == "cut":
             self._abort(list(self._pairs))
         if link == "stalled":
@@ -155,8 +186,8 @@ class Proxy:
                 return
             tasks.append(asyncio.ensure_future(self._read(pair, far_reader, downward)))
             ways = [
-                asyncio.ensure_future(self._write(upward, far_writer, "up")),
-                asyncio.ensure_future(self._write(downward, writer, "down")),
+                asyncio.ensure_future(self._write(pair, upward, far_writer, "up")),
+                asyncio.ensure_future(self._write(pair, downward, writer, "down")),
             ]
             tasks += ways
             await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
@@ -181,12 +212,13 @@ class Proxy:
                 pair.half_gone = True
             await held.put((time.monotonic() + self._delay_s, data))
 
-    async def _write(self, held: Held, writer: asyncio.StreamWriter, way: Literal["up", "down"]) -> None:
+    async def _write(self, pair: _Pair, held: Held, writer: asyncio.StreamWriter, way: Literal["up", "down"]) -> None:
         """Release what is held when it is time and the link flows.
 
         Raises:
-            OSError: the end that is written to is gone.
+            OSError: the end that is written to is gone, or the connection is reset here.
         """
+        passing = self._upward() if way == "up" else (lambda data: data)
         while True:
             due, data = await held.get()
             if (wait := due - time.monotonic()) > 0:
@@ -195,6 +227,29 @@ class Proxy:
             if not data:
                 writer.write_eof()
                 return
-            writer.write(data)
-            await writer.drain()
-            setattr(self.traffic, way, getattr(self.traffic, way) + len(data))
+            if way == "down" and self._link == "deaf":
+                self.traffic.lost += len(data)
+                continue
+            data = passing(data)
+            while data and self._link == "slow":
+                await asyncio.sleep(1 / self._bytes_per_s)
+                await self._forward(pair, data[:1], writer, way)
+                data = data[1:]
+            await self._forward(pair, data, writer, way)
+
+    async def _forward(
+        self, pair: _Pair, data: bytes, writer: asyncio.StreamWriter, way: Literal["up", "down"]
+    ) -> None:
+        limit = self._reset_after
+        reset = way == "up" and limit is not None and pair.up + len(data) > limit
+        if reset and limit is not None:
+            data = data[: max(0, limit - pair.up)]
+        writer.write(data)
+        await writer.drain()
+        if way == "up":
+            pair.up += len(data)
+        setattr(self.traffic, way, getattr(self.traffic, way) + len(data))
+        if reset:
+            await asyncio.sleep(0)  # what is written goes before the reset
+            self.traffic.dropped += 1
+            raise ConnectionResetError

@@ -199,7 +199,7 @@ class _Run:
             from lisiere_sim.greengrass import GreengrassDevice
 
             return GreengrassDevice(folder, device.name, pipelines, link, PREFIX, device.flavour or "classic")
-        return DeviceProcess(folder, device_config(device.name, pipelines, link, PREFIX))
+        return DeviceProcess(folder, device_config(device.name, pipelines, link, PREFIX, self._broker.protocol))
 
     def _schedule(self) -> Iterator[tuple[float, Callable[[], None]]]:
         """What happens when, as pairs of seconds and what to do."""

@@ -139,7 +139,7 @@ def test_every_message_of_a_real_run_is_what_it_promises(broker: Address, tmp_pa
     # Without a transport first, so that the spool is over full and what is left has waited.
     Runtime(parse_config({**common, "pipelines": series}, tmp_path), SystemClock()).run()
     photos = {"name": "dock", "source": {"type": "images", "path": "photos", "loop": True, "fps": 50}, "model": "trees"}
-    transport = {"type": "mqtt", "host": broker[0], "port": broker[1]}
+    transport = {"type": "mqtt", "host": broker[0], "port": broker[1], "protocol": EmbeddedBroker.protocol}
     intervals = {"health_interval_s": 0.1, "metrics_interval_s": 0.1}
     runtime = Runtime(
         parse_config({**common, **intervals, "transport": transport, "pipelines": [photos]}, tmp_path), SystemClock()

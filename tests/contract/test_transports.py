@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 
-from lisiere.config import GreengrassConfig, MqttConfig
 from lisiere.errors import Retryable
 from lisiere.ipc import MESSAGE_MAX_BYTES, Environment, Nucleus
+from lisiere.links import GreengrassConfig, MqttConfig
 from lisiere.sync.transports import Acked, Event, Lost, Received, Refused, Transport, Will
 from lisiere.sync.transports.greengrass import GreengrassTransport
 from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport
@@ -41,7 +42,7 @@ class Peer:
     will: bool = True  # whether the other end keeps one
 
 
-@pytest.fixture(params=["memory", "mosquitto", "greengrass-classic", "greengrass-lite"])
+@pytest.fixture(params=["memory", "mosquitto-5", "mosquitto-3.1.1", "greengrass-classic", "greengrass-lite"])
 def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
     if request.param == "memory":
         yield from memory_peer()
@@ -50,7 +51,7 @@ def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
             yield from greengrass_peer(nucleus)
     else:
         with running_mosquitto() as port:
-            yield from mosquitto_peer(port)
+            yield from mosquitto_peer(port, request.param.removeprefix("mosquitto-"))
 
 
 def memory_peer() -> Iterator[Peer]:
@@ -84,11 +85,12 @@ def memory_peer() -> Iterator[Peer]:
     thread.join(TIMEOUT)
 
 
-def mosquitto_peer(port: int) -> Iterator[Peer]:
+def mosquitto_peer(port: int, protocol: str) -> Iterator[Peer]:
     transports: list[MqttTransport] = []
 
     def make() -> Transport:
-        transports.append(MqttTransport(MqttConfig(host="127.0.0.1", port=port), "device"))
+        config = msgspec.convert({"host": "127.0.0.1", "port": port, "protocol": protocol}, MqttConfig, strict=False)
+        transports.append(MqttTransport(config, "device"))
         return transports[-1]
 
     def cut() -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import queue
 import shutil
+import socket
+import ssl
 import subprocess
+import threading
+import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from lisiere.config import MqttConfig, TlsConfig
 from lisiere.errors import Permanent, Retryable
+from lisiere.links import MqttConfig, TlsConfig
 from lisiere.sync.transports import Acked, Event, Will
-from lisiere.sync.transports.mqtt import MqttTransport
+from lisiere.sync.transports.mqtt import MqttTransport, tls_context
 from support import require
-from support.brokers import running_mosquitto
+from support.brokers import free_port, running_mosquitto
 
 WILL = Will("t/status", b"offline")
 
@@ -40,7 +49,7 @@ class Authority:
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
-    def issue(self, name: str, subject_alt_name: str) -> None:
+    def issue(self, name: str, subject_alt_name: str, days: int = 2) -> None:
         extensions = self.folder / f"{name}.ext"
         extensions.write_text(
             f"subjectAltName={subject_alt_name}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
@@ -48,8 +57,19 @@ class Authority:
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
                 "-keyout", self.path(f"{name}.key"), "-out", self.path(f"{name}.csr"))  # fmt: skip
         openssl("x509", "-req", "-in", self.path(f"{name}.csr"), "-CA", self.path("ca.crt"), "-CAkey",
-                self.path("ca.key"), "-CAcreateserial", "-days", "2", "-extfile", str(extensions),
+                self.path("ca.key"), "-CAcreateserial", "-days", str(days), "-extfile", str(extensions),
                 "-out", self.path(f"{name}.crt"))  # fmt: skip
+
+    def revoke(self, *names: str) -> None:
+        """Write the list of revoked certificates, crl.pem."""
+        (self.folder / "index.txt").touch()
+        (self.folder / "ca.cnf").write_text(
+            f"[ca]\ndefault_ca=it\n[it]\ndatabase={self.path('index.txt')}\ndefault_md=sha256\n"
+        )
+        own = ("-config", self.path("ca.cnf"), "-cert", self.path("ca.crt"), "-keyfile", self.path("ca.key"))
+        for name in names:
+            openssl("ca", *own, "-revoke", self.path(f"{name}.crt"))
+        openssl("ca", *own, "-gencrl", "-crldays", "2", "-out", self.path("crl.pem"))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +79,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     authority.issue("broker", "IP:127.0.0.1")
     authority.issue("elsewhere", "DNS:elsewhere.example")
     authority.issue("device", "DNS:device")
+    authority.issue("expired", "IP:127.0.0.1", days=-1)
+    authority.issue("revoked", "IP:127.0.0.1")
+    authority.revoke("revoked")
     return authority
 
 
@@ -88,8 +111,10 @@ def port(authority: Authority) -> Iterator[int]:
         yield port
 
 
-def transport(port: int, ca: Authority, own: Authority) -> MqttTransport:
-    tls = TlsConfig(ca=ca.path("ca.crt"), certificate=own.path("device.crt"), key=own.path("device.key"))
+def transport(port: int, ca: Authority, own: Authority, certificate: str = "device", **more: Any) -> MqttTransport:
+    tls = TlsConfig(
+        ca=ca.path("ca.crt"), certificate=own.path(f"{certificate}.crt"), key=own.path(f"{certificate}.key"), **more
+    )
     return MqttTransport(MqttConfig(host="127.0.0.1", port=port, tls=tls, connect_timeout_s=5), "device")
 
 
@@ -122,8 +147,143 @@ def test_a_device_of_another_authority_is_not_let_in(port: int, authority: Autho
 
 def test_a_key_that_cannot_be_read_is_permanent(port: int, authority: Authority, tmp_path: Path) -> None:
     (tmp_path / "device.key").write_text("not a key")
+    (tmp_path / "device.key").chmod(0o600)
     tls = TlsConfig(
         ca=authority.path("ca.crt"), certificate=authority.path("device.crt"), key=str(tmp_path / "device.key")
     )
     with pytest.raises(Permanent, match="credentials"):
         MqttTransport(MqttConfig(host="127.0.0.1", port=port, tls=tls), "device").connect(WILL, lambda _event: None)
+
+
+@pytest.mark.parametrize("certificate", ["expired", "revoked"])
+def test_a_broker_whose_certificate_is_not_good_any_more_is_refused(authority: Authority, certificate: str) -> None:
+    with (
+        running_mosquitto(settings(authority, certificate)) as port,
+        pytest.raises(Retryable, match=f"TLS with the broker.*certificate.* {certificate}"),
+    ):
+        transport(port, authority, authority, crl=authority.path("crl.pem")).connect(WILL, lambda _event: None)
+
+
+def test_the_list_of_revoked_certificates_lets_the_others_in(port: int, authority: Authority) -> None:
+    connection = transport(port, authority, authority, crl=authority.path("crl.pem"))
+    connection.connect(WILL, lambda _event: None)
+    connection.close()
+
+
+@pytest.mark.parametrize("certificate", ["expired", "revoked"])
+def test_a_device_whose_certificate_is_not_good_any_more_is_not_let_in(authority: Authority, certificate: str) -> None:
+    checking = f"{settings(authority)}\ncrlfile {authority.path('crl.pem')}"
+    with running_mosquitto(checking) as port:
+        with pytest.raises(Retryable):
+            transport(port, authority, authority, certificate).connect(WILL, lambda _event: None)
+        connection = transport(port, authority, authority)
+        connection.connect(WILL, lambda _event: None)
+        connection.close()
+
+
+def test_a_broker_that_has_signed_its_certificate_itself_is_refused(authority: Authority, stranger: Authority) -> None:
+    own = "\n".join(
+        (f"certfile {stranger.path('ca.crt')}", f"keyfile {stranger.path('ca.key')}", "allow_anonymous true")
+    )
+    with (
+        running_mosquitto(own) as port,
+        pytest.raises(Retryable, match=r"TLS with the broker.*certificate verify failed"),
+    ):
+        transport(port, authority, authority).connect(WILL, lambda _event: None)
+
+
+class Listening:
+    """A TLS server that shakes hands once, and remembers what was agreed on."""
+
+    def __init__(self, authority: Authority, newest: ssl.TLSVersion) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TLS 1.1 is the point
+            self.context.minimum_version = ssl.TLSVersion.TLSv1
+            self.context.maximum_version = newest
+        self.context.set_ciphers("ALL:@SECLEVEL=0")
+        self.context.load_cert_chain(authority.path("broker.crt"), authority.path("broker.key"))
+        self.context.set_alpn_protocols(["x-amzn-mqtt-ca", "mqtt"])
+        self.agreed: tuple[str | None, str | None] | None = None
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.server.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        link, _ = self.server.accept()
+        link.settimeout(10)
+        with link, contextlib.suppress(OSError), self.context.wrap_socket(link, server_side=True) as secure:
+            self.agreed = secure.version(), secure.selected_alpn_protocol()
+
+    def __enter__(self) -> Listening:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(10)
+        self.server.close()
+
+
+def shake_hands(port: int, context: ssl.SSLContext) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
+        context.wrap_socket(link, server_hostname="127.0.0.1").close()
+
+
+def test_a_broker_that_speaks_tls_1_1_only_is_refused(authority: Authority) -> None:
+    with Listening(authority, ssl.TLSVersion.TLSv1_1) as old, pytest.raises(Retryable, match="TLS with the broker"):
+        transport(old.port, authority, authority).connect(WILL, lambda _event: None)
+    assert old.agreed is None
+    lenient = tls_context(TlsConfig(ca=authority.path("ca.crt")), 8883)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        lenient.minimum_version = ssl.TLSVersion.TLSv1
+    lenient.set_ciphers("ALL:@SECLEVEL=0")
+    with Listening(authority, ssl.TLSVersion.TLSv1_1) as old:  # it does shake hands with others
+        shake_hands(old.port, lenient)
+    assert old.agreed is not None
+    assert old.agreed[0] == "TLSv1.1"
+
+
+@pytest.mark.parametrize(
+    ("port", "alpn", "agreed"), [(443, None, "x-amzn-mqtt-ca"), (443, "mqtt", "mqtt"), (8883, None, None)]
+)
+def test_port_443_asks_for_awss_protocol(authority: Authority, port: int, alpn: str | None, agreed: str | None) -> None:
+    context = tls_context(TlsConfig(ca=authority.path("ca.crt"), alpn=alpn), port)
+    with Listening(authority, ssl.TLSVersion.TLSv1_3) as server:
+        shake_hands(server.port, context)
+    assert server.agreed == ("TLSv1.3", agreed)
+
+
+@pytest.mark.parametrize("secret", ["key", "password"])
+def test_a_secret_that_others_can_read_by_now_is_not_used(authority: Authority, tmp_path: Path, secret: str) -> None:
+    (tmp_path / "key").write_bytes(Path(authority.path("device.key")).read_bytes())
+    (tmp_path / "password").write_text("swordfish")
+    (tmp_path / "key").chmod(0o600)
+    (tmp_path / "password").chmod(0o600)
+    (tmp_path / secret).chmod(0o644)
+    tls = TlsConfig(ca=authority.path("ca.crt"), certificate=authority.path("device.crt"), key=str(tmp_path / "key"))
+    config = MqttConfig(
+        host="127.0.0.1", port=free_port(), tls=tls, username="pi", password_file=str(tmp_path / "password")
+    )
+    with pytest.raises(Permanent, match=f"chmod 600 .*{secret}"):
+        MqttTransport(config, "device").connect(WILL, lambda _event: None)
+
+
+def test_no_secret_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a log, however detailed, nor an error, nor a configuration that is shown has the password in it."""
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "users").write_text("")
+    (tmp_path / "password").write_bytes(b"swordfish\n")
+    (tmp_path / "password").chmod(0o600)
+    config = MqttConfig(host="127.0.0.1", port=1, username="pi", password_file=str(tmp_path / "password"))
+    said = [repr(config)]
+    with running_mosquitto(f"allow_anonymous false\npassword_file {tmp_path / 'users'}") as port:
+        here = msgspec.structs.replace(config, port=port)
+        with pytest.raises(Retryable, match="refuses the connection") as refused:
+            MqttTransport(here, "device").connect(WILL, lambda _event: None)
+        said.append("".join(traceback.format_exception(refused.value)))
+    (tmp_path / "password").write_bytes(b"swordfish \xff")
+    with pytest.raises(Permanent, match="not UTF-8") as unreadable:
+        MqttTransport(config, "device").connect(WILL, lambda _event: None)
+    said.append("".join(traceback.format_exception(unreadable.value)))
+    assert "swordfish" not in "".join((*said, caplog.text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from lisiere.config import (
     Config,
     CsvSource,
     ImagesSource,
-    MqttConfig,
     SocketSource,
     VideoSource,
     load_config,
@@ -27,6 +27,7 @@ from lisiere.config import (
 )
 from lisiere.documents import MAX_BYTES
 from lisiere.errors import ConfigError
+from lisiere.links import MqttConfig, exposed
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def base(tmp_path: Path) -> Path:
     """A folder with a model folder in it, as far as a configuration looks into one."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.yaml").write_text("schema: lisiere.model/1\n")
-    for name in ("ca.pem", "cert.pem", "key.pem"):
+    for name in ("ca.pem", "cert.pem", "key.pem", "secret"):
         (tmp_path / name).write_text("-----BEGIN-----\n")
+        (tmp_path / name).chmod(0o600)
     return tmp_path
 
 
@@ -513,3 +515,38 @@ def test_the_port_is_the_usual_one_unless_given(base: Path, transport: dict[str,
     made = parse_config(document(transport={"type": "mqtt", "host": "broker.example", **transport}), base)
     assert isinstance(made.transport, MqttConfig)
     assert made.transport.address == ("broker.example", port)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o620, 0o660])
+@pytest.mark.parametrize(
+    ("secret", "at"), [("key.pem", "$.transport.tls.key"), ("secret", "$.transport.password_file")]
+)
+def test_secrets_that_others_can_read_are_refused(base: Path, secret: str, at: str, mode: int) -> None:
+    (base / secret).chmod(mode)
+    tls = {"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"}
+    made = document(transport={"type": "mqtt", "host": "h", "password_file": "secret", "tls": tls})
+    error = refused(made, base)
+    assert error.path == at
+    assert f"chmod 600 {base / secret}" in str(error)
+    (base / secret).chmod(0o400)
+    assert parse_config(made, base).transport is not None
+
+
+def test_a_group_may_read_what_only_root_can_change(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode = 0o100640
+    monkeypatch.setattr(Path, "stat", lambda _path: os.stat_result((mode, 0, 0, 1, 0, 7, 0, 0, 0, 0)))
+    assert exposed(base / "key.pem") == ""
+    monkeypatch.setattr(Path, "stat", lambda _path: os.stat_result((mode, 0, 0, 1, 1000, 7, 0, 0, 0, 0)))
+    assert "chmod 600" in exposed(base / "key.pem")
+
+
+def test_compressing_needs_batches(base: Path) -> None:
+    error = refused(document(transport={"type": "mqtt", "host": "h", "backlog_zstd": True}), base)
+    assert (error.path, "backlog_batch_kb" in str(error)) == ("$.transport.backlog_zstd", True)
+
+
+@pytest.mark.parametrize("protocol", ["auto", "3.1.1", "5", 5])
+def test_the_protocol_may_come_as_text_or_number(base: Path, protocol: object) -> None:
+    found = parse_config(document(transport={"type": "mqtt", "host": "h", "protocol": protocol}), base)
+    assert isinstance(found.transport, MqttConfig)
+    assert str(found.transport.protocol) == str(protocol)

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from lisiere import __version__
 from lisiere.clock import Clock
-from lisiere.config import Config, GreengrassConfig
+from lisiere.config import Config
 from lisiere.errors import LisiereError, Permanent, Rejected, Retryable
 from lisiere.greengrass.configuration import component_config, own_part
 from lisiere.greengrass.shadow import Shadow
 from lisiere.ipc import Nucleus, NucleusLost
+from lisiere.links import GreengrassConfig
 from lisiere.pipeline import check_models
 from lisiere.runtime import Runtime
 from lisiere.supervisor import backoff

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 _PAYLOAD_MAX_BYTES = 8192
 _WAITING_MAX = 16
 
-Answers = Mapping[str, Callable[[], Struct]]
+# What answers a command, given its payload. It may raise Rejected, which the reply then says.
+Answers = Mapping[str, Callable[[bytes], Struct]]
 
 
 class Commands:
@@ -81,20 +82,26 @@ class Commands:
             if late:
                 self._drop("expired", "A command came after it had expired.")
                 continue
-            answer = self._answers.get(name)
-            if answer is None and ("/" in name or not name):
+            known = self._answers.get(name)
+            if known is None and ("/" in name or not name):
                 self._drop("unknown", "A command came on a topic that is none.")
                 continue
-            self._count("answered" if answer else "unknown")
-            known = ", ".join(sorted(self._answers))
+            answer: Struct | None = None
+            why = f"There is no such command; there are {', '.join(sorted(self._answers))}."
+            if known is not None:
+                try:
+                    answer = known(payload)
+                except Rejected as error:
+                    why = str(error)
+            self._count("unknown" if known is None else "answered" if answer is not None else "rejected")
             message = ReplyMessage(
                 id=command.id,
                 device=self._device,
                 ts=rfc3339(self._clock.now()),
                 command=name,
                 done=answer is not None,
-                why=None if answer else f"There is no such command; there are {known}.",
-                answer=answer() if answer else None,
+                why=None if answer is not None else why,
+                answer=answer,
             )
             reply(self._topics.reply(name), msgspec.json.encode(message))
 

@@ -19,6 +19,7 @@ from lisiere.timeline import Origin, Timeline
 
 RESULT_SCHEMA = "lisiere.result/1"
 GAP_SCHEMA = "lisiere.gap/1"
+BATCH_SCHEMA = "lisiere.batch/1"
 # How a body begins that was stamped by a clock that nobody vouched for; the order is that of ResultBody.
 _ORIGIN = re.compile(rb'\{"ts":"(?P<ts>[^"]+)","ts_quality":"\w+","clock":(?P<origin>\{[^}]*\})')
 
@@ -80,11 +81,25 @@ class ResultEnvelope(ResultBody, frozen=True, kw_only=True):
     replay: bool
 
 
+class BatchEnvelope(Struct, frozen=True, kw_only=True):
+    """Results of the backlog in one message, where `backlog_batch_kb` asks for it; deduplicate by the `id` of each.
+
+    On `backlog/<pipeline>`; on `backlog/<pipeline>/zstd` the same compressed, by `backlog_zstd`. All are of one
+    pipeline and in the order of seq.
+    """
+
+    schema: Literal["lisiere.batch/1"]
+    device: str
+    epoch: str
+    published_ts: str
+    results: Annotated[list[ResultEnvelope], Meta(min_length=2)]
+
+
 class GapEnvelope(Struct, frozen=True, kw_only=True):
     """What was never delivered: inclusive ranges of seq, and counts by pipeline.
 
     `spool_full`: evicted to make room. `too_large`: larger than the transport carries. `refused`: the other end says
-    that it can never be taken.
+    that it can never be taken, or ends the connection by it again and again, while others pass.
     """
 
     schema: Literal["lisiere.gap/1"]
@@ -127,8 +142,8 @@ class HealthMessage(Struct, frozen=True, kw_only=True):
 
     `configuration_failure` says why a newer configuration was refused; `delivery_failure`, why results wait.
     `clock_steps` counts how often wall time was set while the device ran.
-    `commands` counts what became of them: answered, unknown, expired, malformed, oversized, too_many. `local` counts
-    the results for other components of the device: published, missed, failed, too_many.
+    `commands` counts what became of them: answered, rejected, unknown, expired, malformed, oversized, too_many.
+    `local` counts the results for other components of the device: published, missed, failed, too_many.
     """
 
     schema: Literal["lisiere.health/1"] = "lisiere.health/1"
@@ -183,6 +198,22 @@ class CommandMessage(Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     expires: str | None = None
+
+
+class AckCommand(CommandMessage, frozen=True, kw_only=True):
+    """What is sent to `cmd/ack` where `consumer_ack` is on: inclusive ranges of seq that a consumer has for good.
+
+    What was not sent yet, or not since the device's last start, is not acknowledged by it; it comes (again).
+    """
+
+    epoch: str
+    ranges: Annotated[list[tuple[int, int]], Meta(min_length=1, max_length=200)]
+
+
+class AckAnswer(Struct, frozen=True, kw_only=True):
+    """The answer to `ack`: how many messages the device lets go of."""
+
+    acknowledged: int
 
 
 class PingAnswer(Struct, frozen=True, kw_only=True):

@@ -22,6 +22,10 @@ class Topics:
         """Where what waited out an outage goes."""
         return f"{self.base}/backlog/{pipeline}"
 
+    def packed(self, pipeline: str) -> str:
+        """Where batches of it go that are compressed."""
+        return f"{self.backlog(pipeline)}/zstd"
+
     def reply(self, command: str) -> str:
         """Where a command is answered."""
         return f"{self.base}/reply/{command}"

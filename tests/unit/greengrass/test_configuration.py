@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lisiere.config import CameraSource, Config, GreengrassConfig, ImagesSource, MqttConfig
+from lisiere.config import CameraSource, Config, ImagesSource
 from lisiere.errors import ConfigError
 from lisiere.greengrass.configuration import component_config, own_part
+from lisiere.links import GreengrassConfig, MqttConfig
 
 PIPELINE = {"name": "p", "source": {"type": "images", "path": "photos"}, "model": "model"}
 

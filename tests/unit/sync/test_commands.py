@@ -23,7 +23,7 @@ class Asked:
         self.clock = ManualClock()
         self.woken = 0
         self.replies: list[tuple[str, dict[str, Any]]] = []
-        answers = {"ping": lambda: PingAnswer(version="1", uptime_s=2.0)}
+        answers = {"ping": lambda _payload: PingAnswer(version="1", uptime_s=2.0)}
         self.commands = Commands("pi", Topics("lisiere", "pi"), self.clock, answers, self.wake)
 
     def wake(self) -> None:

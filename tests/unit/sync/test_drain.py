@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 import time
@@ -14,7 +13,8 @@ import pytest
 
 from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig
-from lisiere.errors import Retryable
+from lisiere.errors import Rejected, Retryable
+from lisiere.links import LinkConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.sync.drain import Drain
 from lisiere.sync.topics import Topics
@@ -26,7 +26,14 @@ TOPICS = Topics("lisiere", "pi-1")
 class Rig:
     """A spool, a drain and a broker, with the drain run in a thread on demand."""
 
-    def __init__(self, folder: Path, window: int = 16, ack_timeout_s: float = 20.0, max_rows: int = 100_000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_rows: int = 100_000,
+        received: Callable[[str, bytes], None] = lambda _topic, _payload: None,
+        aws_topics: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self.broker = MemoryBroker()
         self.spool = Spool(
             SpoolConfig(path=str(folder), linger_ms=0, max_rows=max_rows),
@@ -40,8 +47,9 @@ class Rig:
             lambda: SpoolReader(folder),
             lambda: MemoryTransport(self.broker),
             SystemClock(),
-            window,
-            ack_timeout_s,
+            LinkConfig(**{"publishes_per_s": 0, "kib_per_s": 0, **settings}),
+            aws_topics,
+            received,
         )
         self.error: Exception | None = None
         self.thread: threading.Thread | None = None
@@ -208,6 +216,7 @@ def test_ephemeral_messages_are_sent_only_while_connected(rig: Rig) -> None:
     rig.append(1)
     rig.wait(lambda: len(rig.broker.messages) >= 2)  # the birth message and the result
     assert rig.drain.send(TOPICS.health, b"{}") is True
+    rig.wait(lambda: len(rig.broker.of(TOPICS.health)) == 1)
     assert rig.broker.of(TOPICS.health)[0].qos == 0
 
 
@@ -246,9 +255,9 @@ def test_a_message_that_is_too_large_is_told_in_a_gap_and_holds_nothing_up(rig: 
     assert rig.spool.waiting == 0
 
 
-def test_commands_are_asked_for_and_passed_on(rig: Rig) -> None:
+def test_commands_are_asked_for_and_passed_on(tmp_path: Path) -> None:
     heard: list[tuple[str, bytes]] = []
-    rig.drain._terms = dataclasses.replace(rig.drain._terms, received=lambda *message: heard.append(message))
+    rig = Rig(tmp_path, received=lambda *message: heard.append(message))
     rig.start()
     rig.wait(lambda: bool(rig.broker.connections and rig.broker.connections[0].subscriptions))
     (connection,) = rig.broker.connections
@@ -257,8 +266,7 @@ def test_commands_are_asked_for_and_passed_on(rig: Rig) -> None:
     rig.append(1)
     rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
     assert heard == [("lisiere/v1/pi-1/cmd/ping", b"{}")]
-    rig.drain.stop()
-    rig.join()
+    rig.close()
 
 
 def test_where_commands_are_refused_results_are_delivered_all_the_same(
@@ -318,6 +326,7 @@ def test_it_is_connected_once_its_birth_is_acknowledged(rig: Rig) -> None:
 def test_a_connection_that_may_say_how_the_device_is_stays_though_its_results_are_denied(rig: Rig) -> None:
     rig.broker.denied = frozenset({TOPICS.result("dock"), TOPICS.backlog("dock")})
     rig.start()
+    rig.wait(lambda: len(rig.broker.of(TOPICS.status)) == 1)
     rig.append(3)
     end = time.monotonic() + 10
     while rig.drain.denial is None and time.monotonic() < end:
@@ -345,8 +354,8 @@ def test_a_renewed_connection_is_a_new_one(rig: Rig) -> None:
     assert "renewed" in str(rig.error)
 
 
-def test_results_of_a_pipeline_leave_in_the_form_of_awss_sample(rig: Rig) -> None:
-    rig.drain._terms = dataclasses.replace(rig.drain._terms, aws_topics={"dock": "ml/dlr/x"})
+def test_results_of_a_pipeline_leave_in_the_form_of_awss_sample(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, aws_topics={"dock": "ml/dlr/x"})
     body = {"ts": "2026-01-31T07:36:16.123Z", "result": {"top": [{"label": "7", "score": 0.981}]}}
     rig.spool.append("dock", json.dumps(body).encode())
     rig.append(1, "yard")
@@ -358,3 +367,168 @@ def test_results_of_a_pipeline_leave_in_the_form_of_awss_sample(rig: Rig) -> Non
     assert rig.broker.of(TOPICS.backlog("dock")) == []
     message = json.loads(rig.broker.of("ml/dlr/x")[0].payload)
     assert message["inference-results"] == [{"Label": "7", "Score": "0.981"}]
+    rig.close()
+
+
+def test_the_backlog_has_its_share_while_live_results_come(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, window=4, backlog_share=0.5)
+    rig.append(200)
+    rig.broker.acknowledging = False
+    rig.start()
+    rig.wait(lambda: len(rig.broker.messages) >= 4)
+    rig.append(60)
+    rig.broker.acknowledging = True
+    rig.broker.connections[0].acknowledge_all()
+    rig.drain.finish()
+    rig.join()
+    order = [message.topic for message in rig.broker.messages]
+    live_done = max(at for at, topic in enumerate(order) if topic == TOPICS.result("dock"))
+    beside = sum(topic == TOPICS.backlog("dock") for topic in order[4:live_done])
+    assert 40 <= beside <= 80  # as many as live ones
+    rig.close()
+
+
+def test_no_more_is_under_way_than_the_broker_takes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ack_timeout_s=0.3)
+    rig.broker.window = 3
+    rig.broker.acknowledging = False
+    rig.append(50)
+    rig.start()
+    rig.join()
+    assert rig.broker.most_unacknowledged == 3
+    rig.close()
+
+
+def test_everything_keeps_the_pace(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, publishes_per_s=40, kib_per_s=0)
+    rig.append(70)
+    clock = SystemClock()
+    begun = clock.monotonic()
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    # Birth, 70 results and the farewell: the 41st not before a second has passed.
+    assert len(rig.broker.messages) == 72
+    assert clock.monotonic() - begun > 1
+    rig.close()
+
+
+def test_a_message_that_ends_every_connection_is_set_aside_and_told(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, window=4)
+    rig.broker.poison = lambda message: b'"seq":6,' in message.payload
+    rig.append(12)
+    for _ in range(40):
+        rig.start()
+        rig.drain.finish()
+        rig.join()
+        if rig.error is None:
+            break
+    assert rig.error is None
+    (gap,) = rig.envelopes(TOPICS.gap)
+    assert (gap["reason"], gap["ranges"], gap["counts"]) == ("refused", [[6, 6]], {"dock": 1})
+    assert set(rig.seqs(TOPICS.backlog("dock"))) == set(range(1, 13)) - {6}
+    assert rig.spool.waiting == 0
+    rig.close()
+
+
+def test_a_network_that_ends_every_connection_convicts_nobody(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, window=4)
+    rig.broker.poison = lambda message: message.topic == TOPICS.backlog("dock")
+    rig.append(12)
+    for _ in range(30):
+        rig.start()
+        rig.join()
+        assert isinstance(rig.error, Retryable)
+    assert rig.spool.waiting == 12
+    rig.broker.poison = lambda _message: False
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    if rig.error is None and rig.spool.waiting:  # one was being skipped
+        rig.start()
+        rig.join()
+    assert set(rig.seqs(TOPICS.backlog("dock"))) == set(range(1, 13))
+    assert rig.broker.of(TOPICS.gap) == []
+    rig.close()
+
+
+def test_the_backlog_goes_in_batches_where_it_is_asked_for(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, backlog_batch_kb=10)
+    rig.append(100)
+    rig.append(5, "yard")
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    messages = rig.envelopes(TOPICS.backlog("dock"))
+    assert len(messages) < 20
+    assert [one["seq"] for message in messages for one in message["results"]] == list(range(1, 101))
+    assert rig.spool.waiting == 0
+    rig.close()
+
+
+def test_a_batch_that_is_refused_goes_one_by_one(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, backlog_batch_kb=10)
+    whole = rig.drain._open_transport
+
+    def claiming() -> MemoryTransport:
+        transport = whole()
+        assert isinstance(transport, MemoryTransport)
+        transport.max_bytes = 100_000  # more than it takes
+        return transport
+
+    rig.drain._open_transport = claiming
+    rig.broker.max_bytes = 1000
+    rig.append(20)
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    assert sorted(set(rig.seqs(TOPICS.backlog("dock")))) == list(range(1, 21))
+    assert rig.broker.of(TOPICS.gap) == []
+    rig.close()
+
+
+def acknowledgement(rig: Rig, *ranges: tuple[int, int]) -> bytes:
+    return json.dumps({"id": "1", "epoch": rig.spool.epoch, "ranges": ranges}).encode()
+
+
+def test_rows_are_kept_until_a_consumer_acknowledges_them(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, consumer_ack=True)
+    rig.append(10)
+    rig.start()
+    rig.wait(lambda: len(rig.broker.of(TOPICS.backlog("dock"))) == 10)
+    rig.drain.finish()  # which does not wait for consumers
+    rig.join()
+    assert rig.error is None
+    assert rig.spool.waiting == 10
+    assert rig.drain.acknowledge(acknowledgement(rig, (1, 4), (6, 1000))).acknowledged == 9
+    assert rig.spool.flush(10)
+    assert rig.spool.waiting == 1
+    rig.close()
+    again = Rig(tmp_path, consumer_ack=True)
+    again.start()
+    again.wait(lambda: again.seqs(TOPICS.backlog("dock")) == [5])
+    again.close()
+
+
+def test_what_no_consumer_acknowledges_in_time_is_sent_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, consumer_ack=True, consumer_ack_s=0.05)
+    rig.start()
+    rig.wait(lambda: bool(rig.broker.of(TOPICS.status)))
+    rig.append(3)
+    rig.wait(lambda: sorted(rig.seqs(TOPICS.result("dock"))) == [1, 2, 3])
+    rig.wait(lambda: set(rig.seqs(TOPICS.backlog("dock"))) == {1, 2, 3})
+    assert all(envelope["replay"] for envelope in rig.envelopes(TOPICS.backlog("dock")))
+    assert rig.spool.waiting == 3
+    rig.close()
+
+
+def test_acknowledgements_that_are_none_are_rejected(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, consumer_ack=True)
+    for payload in (b"{}", b'{"id":"1","epoch":"x","ranges":[]}', acknowledgement(rig, (1, 2)).replace(b"[1", b'["a"')):
+        with pytest.raises(Rejected, match="JSON like"):
+            rig.drain.acknowledge(payload)
+    with pytest.raises(Rejected, match=rig.spool.epoch):
+        rig.drain.acknowledge(b'{"id":"1","epoch":"another","ranges":[[1,2]]}')
+    rig.close()
+    with pytest.raises(Rejected, match="not switched on"):
+        Rig(tmp_path).drain.acknowledge(b"{}")

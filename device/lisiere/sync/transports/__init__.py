@@ -4,6 +4,30 @@ A transport carries one connection: it is opened, used and closed, and a new one
 nothing across connections, because the spool does.
 """
 
-from lisiere.sync.transports.base import Acked, Denied, Event, Listener, Lost, Received, Refused, Transport, Will
+from lisiere.sync.transports.base import (
+    JSON,
+    MESSAGE_MAX_BYTES,
+    Acked,
+    Denied,
+    Event,
+    Listener,
+    Lost,
+    Received,
+    Refused,
+    Transport,
+    Will,
+)
 
-__all__ = ["Acked", "Denied", "Event", "Listener", "Lost", "Received", "Refused", "Transport", "Will"]
+__all__ = [
+    "JSON",
+    "MESSAGE_MAX_BYTES",
+    "Acked",
+    "Denied",
+    "Event",
+    "Listener",
+    "Lost",
+    "Received",
+    "Refused",
+    "Transport",
+    "Will",
+]

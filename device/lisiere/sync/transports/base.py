@@ -59,8 +59,20 @@ class Will:
     payload: bytes
 
 
+MESSAGE_MAX_BYTES = 128 * 1024  # AWS IoT Core ends the connection of who sends more, and so do other brokers
+JSON = "application/json"
+
+
 class Transport(Protocol):
     """One connection, used by one thread."""
+
+    @property
+    def window(self) -> int | None:
+        """How many unacknowledged messages the other end takes; None where it does not say. Known once connected."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest payload that the other end takes, as far as is known. Known once connected."""
 
     def connect(self, will: Will, listener: Listener) -> None:
         """Connect, and return once the other end has accepted.
@@ -70,8 +82,20 @@ class Transport(Protocol):
             Permanent: the configuration cannot work, such as a certificate that cannot be read.
         """
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content: str = JSON,
+        expiry_s: float | None = None,
+    ) -> int:
         """Send one message and return its token; for QoS 1 an `Acked`, a `Refused` or a `Denied` with it follows.
+
+        `content` is the payload's MIME type, and `expiry_s` after how many seconds it is worth nothing any more; both
+        are told where the protocol has a place for them.
 
         Raises:
             Retryable: the connection is gone.

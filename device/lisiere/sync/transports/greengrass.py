@@ -15,48 +15,31 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Literal
 
-from lisiere.clock import Clock, SystemClock
-from lisiere.config import GreengrassConfig
+from lisiere.config import TOPIC_MAX_BYTES
 from lisiere.errors import Rejected, Retryable
 from lisiere.health import worth_logging
 from lisiere.ipc import LITE_FRAME_BYTES, MESSAGE_MAX_BYTES, Nucleus, Unauthorized, frame_bytes
-from lisiere.sync.transports.base import Acked, Denied, Listener, Lost, Received, Refused, Will
+from lisiere.links import GreengrassConfig
+from lisiere.sync.transports.base import JSON, Acked, Denied, Listener, Lost, Received, Refused, Will
 
 log = logging.getLogger(__name__)
 
-_BURST = 10  # messages that need not wait for the pace
 _ASIDE_MAX = 8  # messages of QoS 0 under way at once; more are dropped
-
-
-class _Pace:
-    """Lets a few through at once, and then so many a second. For one thread."""
-
-    def __init__(self, per_s: float, clock: Clock) -> None:
-        self._per_s = per_s
-        self._clock = clock
-        self._free = float(_BURST)  # below nought: what is owed, in messages
-        self._at = clock.monotonic()
-
-    def wait(self) -> None:
-        now = self._clock.monotonic()
-        self._free = min(_BURST, self._free + (now - self._at) * self._per_s) - 1
-        self._at = now
-        if self._free < 0:
-            threading.Event().wait(-self._free / self._per_s)
 
 
 class GreengrassTransport:
     """One use of the component's connection to the nucleus: what failed once takes nothing more.
 
     Args:
-        config: the bounds on a message's size and on messages a second.
+        config: the bound on a message's size.
         nucleus: the component's connection, which outlives this.
     """
 
-    def __init__(self, config: GreengrassConfig, nucleus: Nucleus, clock: Clock | None = None) -> None:
+    window: int | None = None  # the configured one is what fits the nucleus
+
+    def __init__(self, config: GreengrassConfig, nucleus: Nucleus) -> None:
         self._config = config
         self._nucleus = nucleus
-        self._pace = _Pace(config.per_s, clock or SystemClock())
         self._lock = threading.Lock()
         self._listener: Listener | None = None
         self._forget: Callable[[], None] = lambda: None
@@ -73,11 +56,25 @@ class GreengrassTransport:
         self._listener = listener
         self._forget = self._nucleus.on_lost(self._lost)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
-        """Publish; see `Transport.publish`. Of QoS 0 a few are under way at most, and failures are only counted.
+    @property
+    def max_bytes(self) -> int:
+        """The largest payload that fits, whatever the topic."""
+        limit = self._config.max_bytes
+        if limit is None and self._nucleus.is_lite:
+            return (LITE_FRAME_BYTES - frame_bytes("", 0) - TOPIC_MAX_BYTES) * 3 // 4 - 3
+        return limit or MESSAGE_MAX_BYTES
 
-        With QoS 1 it takes as long as the pace asks for, which is a fraction of a second.
-        """
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content: str = JSON,  # noqa: ARG002 - the IPC takes neither
+        expiry_s: float | None = None,  # noqa: ARG002
+    ) -> int:
+        """Publish; see `Transport.publish`. Of QoS 0 a few are under way at most, and failures are only counted."""
         listener = self._listener
         if listener is None or self._failure:
             raise Retryable(self._failure or "The transport is closed.")
@@ -92,8 +89,6 @@ class GreengrassTransport:
             else:
                 self._aside_lost(why)
             return token
-        if qos:
-            self._pace.wait()
         answer = self._nucleus.publish(topic, payload, qos, retain)
         with self._lock:
             if qos:

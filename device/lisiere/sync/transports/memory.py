@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lisiere.errors import Retryable
-from lisiere.sync.transports.base import Acked, Denied, Listener, Lost, Received, Refused, Will
+from lisiere.sync.transports.base import (
+    JSON,
+    MESSAGE_MAX_BYTES,
+    Acked,
+    Denied,
+    Listener,
+    Lost,
+    Received,
+    Refused,
+    Will,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +28,8 @@ class Message:
     payload: bytes
     qos: int
     retain: bool
+    content: str = JSON
+    expiry_s: float | None = None
 
 
 @dataclass
@@ -30,6 +43,8 @@ class MemoryBroker:
         most_unacknowledged: the most that were under way at any time while they were not.
         max_bytes: of a QoS 1 message; a larger one is refused.
         denied: topics that nobody may publish on.
+        window: how many unacknowledged messages it says that it takes.
+        poison: called with each QoS 1 message; one that it returns True for ends the connection.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -38,6 +53,8 @@ class MemoryBroker:
     most_unacknowledged: int = 0
     max_bytes: int | None = None
     denied: frozenset[str] = frozenset()
+    window: int | None = None
+    poison: Callable[[Message], bool] = lambda _message: False
     connections: list[MemoryTransport] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -65,6 +82,8 @@ class MemoryTransport:
         self._will: Will | None = None
         self._token = 0
         self._waiting: list[int] = []
+        self.window = broker.window
+        self.max_bytes = MESSAGE_MAX_BYTES if broker.max_bytes is None else broker.max_bytes
         self.subscriptions: list[str] = []
 
     def connect(self, will: Will, listener: Listener) -> None:
@@ -74,7 +93,16 @@ class MemoryTransport:
         self._listener, self._will = listener, will
         self._broker.connections.append(self)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content: str = JSON,
+        expiry_s: float | None = None,
+    ) -> int:
         """Publish; see `Transport.publish`."""
         if self._listener is None:
             raise Retryable("The connection is gone.")
@@ -86,8 +114,12 @@ class MemoryTransport:
         if qos and topic in broker.denied:
             self._listener(Denied(self._token, f"Not on {topic}."))
             return self._token
+        message = Message(topic, payload, qos, retain, content, expiry_s)
+        if qos and broker.poison(message):
+            self.drop("The broker ended the connection.")
+            return self._token
         with broker.changed:
-            broker.messages.append(Message(topic, payload, qos, retain))
+            broker.messages.append(message)
             if qos and not broker.acknowledging:
                 self._waiting.append(self._token)
                 broker.most_unacknowledged = max(broker.most_unacknowledged, len(self._waiting))

@@ -1,4 +1,4 @@
-"""MQTT 3.1.1 by paho.
+"""MQTT 5 by paho, and 3.1.1 where the broker speaks no other.
 
 paho resends everything it holds when it reconnects and keeps what is published while offline, so a client here
 lives for one connection and is never handed more than the drain's window. The spool does the remembering.
@@ -9,16 +9,61 @@ from __future__ import annotations
 import ssl
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from lisiere.config import MqttConfig
 from lisiere.errors import Permanent, Retryable
-from lisiere.sync.transports.base import Acked, Listener, Lost, Received, Refused, Will
+from lisiere.links import MqttConfig, TlsConfig, exposed
+from lisiere.sync.transports.base import JSON, MESSAGE_MAX_BYTES, Acked, Denied, Listener, Lost, Received, Refused, Will
 
-_MESSAGE_MAX_BYTES = 128 * 1024  # AWS IoT Core ends the connection of who sends more, and so do other brokers
 _NO_TOKEN = 0  # paho's message ids start at 1
+_OVERHEAD_BYTES = 512  # of a PUBLISH beside its payload: topic, properties, header
+_ALPN_PORT, _ALPN = 443, "x-amzn-mqtt-ca"
+_ALIASES_MAX = 128
+
+# Reason codes of MQTT 5 (section 2.4) that say more than that something failed.
+_UNSUPPORTED_VERSION = 0x84
+_NOT_AUTHORISED = 0x87
+_TAKEN_OVER = 0x8E
+_NEVER = (0x90, 0x99)  # topic name invalid, payload format invalid: the message can never be taken
+_NO_SUCH_BROKER = (0x9A, 0x9B)  # retain or QoS not supported: nothing here works without them
+
+Version = Literal[4, 5]  # as paho counts: 4 is 3.1.1
+
+
+class Negotiation:
+    """Which version a broker speaks, as far as is known; one for all connections to it.
+
+    Args:
+        protocol: what is configured.
+    """
+
+    def __init__(self, protocol: Literal["auto", "3.1.1", 5] = "auto") -> None:
+        self._fixed = protocol != "auto"
+        self._known = False
+        self.version: Version = 4 if protocol == "3.1.1" else 5
+
+    def accepted(self) -> None:
+        """Hear that the broker took the version."""
+        self._known = True
+
+    def refused(self) -> bool:
+        """Hear that the broker does not speak the version; return whether there is another one to try."""
+        if self._fixed or (self.version == 4 and not self._known):
+            return False
+        self._switch()
+        return True
+
+    def unanswered(self) -> None:
+        """Hear that there was no answer, which may mean the version as long as none was ever taken."""
+        if not self._fixed and not self._known:
+            self._switch()
+
+    def _switch(self) -> None:
+        self.version, self._known = (5 if self.version == 4 else 4), False
 
 
 class _ClosingSocket(ssl.SSLSocket):
@@ -32,22 +77,57 @@ class _ClosingSocket(ssl.SSLSocket):
             raise
 
 
-class MqttTransport:
-    """One connection to an MQTT broker."""
+class _Packed(Properties):  # type: ignore[misc]  # paho's is untyped here
+    """A message's properties in the bytes that paho asks for: it takes longer to pack them than to send the message."""
 
-    def __init__(self, config: MqttConfig, client_id: str) -> None:
+    def __init__(self, packed: bytes) -> None:
+        super().__init__(PacketTypes.PUBLISH)
+        object.__setattr__(self, "_packed", packed)
+
+    def pack(self) -> bytes:
+        """Return the properties with their length in front."""
+        packed: bytes = object.__getattribute__(self, "_packed")
+        return packed
+
+
+class MqttTransport:
+    """One connection to an MQTT broker.
+
+    Args:
+        client_id: the client's id, where the configuration has none.
+        negotiation: what is known of the broker, kept from one connection to the next.
+    """
+
+    def __init__(self, config: MqttConfig, client_id: str, negotiation: Negotiation | None = None) -> None:
         self._config = config
         self._client_id = config.client_id or client_id
+        self._negotiation = negotiation or Negotiation(config.protocol)
         self._client: paho.Client | None = None
         self._listener: Listener | None = None
         self._answered = threading.Event()
         self._refusal: str | None = None
+        self._reason = 0
         self._refused = _NO_TOKEN
+        self._aliases: dict[str, int] = {}
+        self._packed: dict[tuple[str, int | None], _Packed] = {}
+        self._aliases_max = 0
+        self.window: int | None = None
+        self.max_bytes = MESSAGE_MAX_BYTES
 
     def connect(self, will: Will, listener: Listener) -> None:
-        """Connect; see `Transport.connect`."""
+        """Connect; see `Transport.connect`. A broker that does not speak the version is asked in the other at once."""
+        while not self._try(will, listener):
+            pass
+
+    def _try(self, will: Will, listener: Listener) -> bool:
+        """Connect in one version; return False when another one is to be tried."""
+        five = self._negotiation.version == 5
         client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2, self._client_id, clean_session=True, reconnect_on_failure=False
+            paho.CallbackAPIVersion.VERSION2,
+            self._client_id,
+            clean_session=None if five else True,
+            protocol=paho.MQTTv5 if five else paho.MQTTv311,
+            reconnect_on_failure=False,
         )
         client.connect_timeout = self._config.connect_timeout_s
         client.max_inflight_messages_set(self._config.window)
@@ -57,30 +137,55 @@ class MqttTransport:
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
-        self._listener, self._client = listener, client
+        self._answered.clear()
+        self._refusal, self._reason, self._listener, self._client = None, 0, listener, client
         host, port = self._config.address
         where = f"{host}:{port}"
         try:
-            client.connect(host, port, self._config.keepalive_s)
+            client.connect(host, port, self._config.keepalive_s, **({"clean_start": True} if five else {}))
         except ssl.SSLError as error:
             raise Retryable(f"TLS with the broker {where} failed: {error}") from error
         except OSError as error:
             raise Retryable(f"The broker {where} cannot be reached: {error}") from error
         client.loop_start()
-        if not self._answered.wait(self._config.connect_timeout_s):
-            self.close()
+        answered = self._answered.wait(self._config.connect_timeout_s)
+        if answered and self._refusal is None:
+            self._negotiation.accepted()
+            return True
+        self.close()
+        if not answered:
+            self._negotiation.unanswered()
             raise Retryable(f"The broker {where} did not answer within {self._config.connect_timeout_s:g} s.")
-        if self._refusal is not None:
-            self.close()
-            raise Retryable(f"The broker {where} refuses the connection: {self._refusal}.")
+        if self._reason == _UNSUPPORTED_VERSION and self._negotiation.refused():
+            return False
+        if not self._reason:
+            self._negotiation.unanswered()
+        if self._reason in _NO_SUCH_BROKER:
+            raise Permanent(f"The broker {where} cannot do what results need: {self._refusal}.")
+        raise Retryable(f"The broker {where} refuses the connection: {self._refusal}.")
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
-        """Publish; see `Transport.publish`."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content: str = JSON,
+        expiry_s: float | None = None,
+    ) -> int:
+        """Publish; see `Transport.publish`. Of topics that come again, MQTT 5 sends a number instead."""
         if self._client is None:
             raise Retryable("The connection is closed.")
-        if qos and len(payload) > _MESSAGE_MAX_BYTES:
-            return self._refuse(len(payload))
-        info = self._client.publish(topic, payload, qos, retain)
+        if len(payload) > self.max_bytes:
+            return self._refuse(len(payload), qos)
+        properties = None
+        if self._negotiation.version == 5:
+            alias = None
+            if qos and not retain:
+                topic, alias = self._aliased(topic)
+            properties = self._properties(content, alias, expiry_s)
+        info = self._client.publish(topic, payload, qos, retain, properties)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             raise Retryable(f"The connection is gone: {paho.error_string(info.rc)}")
         return int(info.mid)
@@ -97,11 +202,36 @@ class MqttTransport:
             client.disconnect()
             client.loop_stop()
 
-    def _refuse(self, size: int) -> int:
+    def _aliased(self, topic: str) -> tuple[str, int | None]:
+        """Give a topic its number on this connection; return what to send as the topic, and the number."""
+        alias = self._aliases.get(topic)
+        if alias is not None:
+            return "", alias
+        if len(self._aliases) < self._aliases_max:
+            alias = self._aliases[topic] = len(self._aliases) + 1
+        return topic, alias
+
+    def _properties(self, content: str, alias: int | None, expiry_s: float | None) -> Properties:
+        """Return a message's properties; those without an expiry come again and are kept."""
+        found = self._packed.get((content, alias)) if expiry_s is None else None
+        if found is not None:
+            return found
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.ContentType = content
+        if alias is not None:
+            properties.TopicAlias = alias
+        if expiry_s is not None:
+            properties.MessageExpiryInterval = max(1, min(int(expiry_s), 0xFFFFFFFF))
+            return properties
+        packed = self._packed[content, alias] = _Packed(properties.pack())
+        return packed
+
+    def _refuse(self, size: int, qos: int) -> int:
         """Tell that a message is too large, under a token that paho gives to none."""
         self._refused -= 1
-        if (listener := self._listener) is not None:
-            why = f"A message has {size} bytes; {_MESSAGE_MAX_BYTES} is the most that AWS IoT Core takes."
+        if qos and (listener := self._listener) is not None:
+            limit = "AWS IoT Core" if self.max_bytes == MESSAGE_MAX_BYTES else "this broker"
+            why = f"A message has {size} bytes; {self.max_bytes} is the most that {limit} takes."
             listener(Refused(self._refused, "too_large", why))
         return self._refused
 
@@ -111,25 +241,39 @@ class MqttTransport:
             if config.username is not None:
                 password = None
                 if config.password_file is not None:
-                    password = Path(config.password_file).read_text(encoding="utf-8").strip()
+                    password = _secret(config.password_file).read_text(encoding="utf-8").strip()
                 client.username_pw_set(config.username, password)
             if config.tls is not None:
-                context = ssl.create_default_context(cafile=config.tls.ca)
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
-                context.sslsocket_class = _ClosingSocket
-                if config.tls.certificate is not None:
-                    context.load_cert_chain(config.tls.certificate, config.tls.key)
-                client.tls_set_context(context)
-        except (OSError, ssl.SSLError) as error:
-            raise Permanent(f"The credentials of the transport cannot be used: {error}") from error
+                client.tls_set_context(tls_context(config.tls, config.address[1]))
+        except (OSError, ssl.SSLError, UnicodeDecodeError) as error:
+            # Not the error's own text where it could quote the file.
+            said = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            raise Permanent(f"The credentials of the transport cannot be used: {said}") from None
 
-    def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        self._refusal = str(reason) if reason.is_failure else None
+    def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            self._refusal, self._reason = str(reason), reason.value
+        else:
+            self.window = getattr(properties, "ReceiveMaximum", None)
+            packet = getattr(properties, "MaximumPacketSize", None)
+            self.max_bytes = min(MESSAGE_MAX_BYTES, max(0, packet - _OVERHEAD_BYTES) if packet else MESSAGE_MAX_BYTES)
+            self._aliases_max = min(getattr(properties, "TopicAliasMaximum", 0), _ALIASES_MAX)
+            if getattr(properties, "MaximumQoS", 1) == 0:
+                self._refusal, self._reason = "it takes QoS 0 only", _NO_SUCH_BROKER[1]
         self._answered.set()
 
-    def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
-        if (listener := self._listener) is not None:
+    def _on_publish(self, _client: paho.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
+        if (listener := self._listener) is None:
+            return
+        if not reason.is_failure:
             listener(Acked(mid))
+        elif reason.value == _NOT_AUTHORISED:
+            listener(Denied(mid, f"The broker does not allow a topic: {reason}."))
+        elif reason.value in _NEVER:
+            listener(Refused(mid, "refused", f"The broker can never take it: {reason}."))
+        else:
+            # Such as a quota that is used up: it stays in the spool, and the wait before the next try grows.
+            listener(Lost(f"The broker does not take a message: {reason}."))
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         if (listener := self._listener) is not None:
@@ -140,4 +284,35 @@ class MqttTransport:
             self._refusal = str(reason)
             self._answered.set()
         if (listener := self._listener) is not None:
-            listener(Lost(f"The broker's connection ended: {reason}."))
+            if reason.value == _TAKEN_OVER:
+                listener(Lost(f"Another client calls itself {self._client_id!r} and has taken the connection over."))
+            else:
+                listener(Lost(f"The broker's connection ended: {reason}."))
+
+
+def tls_context(config: TlsConfig, port: int) -> ssl.SSLContext:
+    """Return what a connection to the broker is made with: TLS 1.2 or newer, and the host's name verified.
+
+    Raises:
+        OSError, ssl.SSLError: a file cannot be read or is not what it should be.
+        Permanent: others can read the key.
+    """
+    context = ssl.create_default_context(cafile=config.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = _ClosingSocket
+    if config.certificate is not None and config.key is not None:
+        context.load_cert_chain(config.certificate, _secret(config.key))
+    if config.crl is not None:
+        context.load_verify_locations(cafile=config.crl)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    alpn = config.alpn or (_ALPN if port == _ALPN_PORT else None)
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
+    return context
+
+
+def _secret(path: str) -> Path:
+    """Return the path of a secret, or raise Permanent when others can read it by now."""
+    if why := exposed(Path(path)):
+        raise Permanent(why)
+    return Path(path)
