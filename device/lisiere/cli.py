@@ -18,6 +18,7 @@ import msgspec
 
 from lisiere import __version__
 from lisiere.errors import ConfigError, LisiereError
+from lisiere.spool.commands import register as register_spool
 from lisiere.subscribe import register as register_subscribe
 
 if TYPE_CHECKING:
@@ -136,13 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
-    spool = commands.add_parser("spool", help="look into a spool").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
-    status = _add(spool, "status", _spool_status, "print what was accepted, delivered and evicted, and what waits")
-    status.add_argument("folder", type=Path, metavar="FOLDER")
-    status.add_argument("--json", action="store_true", help="print JSON")
-
+    register_spool(commands)
     register_subscribe(commands)
     for entry in sorted(entry_points(group="lisiere.commands"), key=lambda entry: entry.name):
         try:
@@ -303,36 +298,6 @@ def _doctor(args: argparse.Namespace) -> int:
             _print(f"{'':<17}{check.fix}")
     _print(f"It can run here, by the backend {report.backend}." if report.runs else "It cannot run here.")
     return code
-
-
-def _spool_status(args: argparse.Namespace) -> int:
-    from lisiere.spool import SpoolReader
-
-    reader = SpoolReader(args.folder)
-    counts, waiting = reader.counts(), reader.waiting()
-    document = {
-        "epoch": reader.epoch,
-        "highest_seq": reader.highest,
-        "pipelines": {
-            name: {
-                "accepted": count.accepted,
-                "acknowledged": count.acknowledged,
-                "evicted": count.evicted,
-                "waiting": waiting.get(name, 0),
-            }
-            for name, count in counts.items()
-        },
-    }
-    reader.close()
-    if args.json:
-        _out(document)
-        return DONE
-    _print(f"epoch {document['epoch']}, highest seq {document['highest_seq']}")
-    _print(f"{'pipeline':<20}{'accepted':>12}{'acknowledged':>14}{'evicted':>10}{'waiting':>10}")
-    for name, count in counts.items():
-        row = f"{count.accepted:>12}{count.acknowledged:>14}{count.evicted:>10}{waiting.get(name, 0):>10}"
-        _print(f"{name:<20}{row}")
-    return DONE
 
 
 def _print(line: str) -> None:

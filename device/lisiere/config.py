@@ -27,7 +27,8 @@ TOPIC_MAX_SLASHES = 7
 UNIX_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107
 
 # A level of a topic: no separator, no wildcard, no `$`. `$(?!\n)` is the very end; `$` lets a last newline pass.
-Level = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$(?!\n)")]
+PIPELINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$(?!\n)"
+Level = Annotated[str, Meta(pattern=PIPELINE_NAME)]
 # A topic to publish on: no wildcard, no empty start, and AWS IoT Core's own topics are not for devices' results.
 Topic = Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$(?!\n)", max_length=TOPIC_MAX_BYTES)]
 
@@ -96,6 +97,22 @@ class QueueConfig(Part, frozen=True, kw_only=True):
     size: Annotated[int, Meta(ge=1, le=100_000)] | None = None
 
 
+Importance = Literal["alarm", "result", "sample", "metric"]
+
+
+class DeliveryConfig(Part, frozen=True, kw_only=True):
+    """What a pipeline's results are worth when there is not room or time for all.
+
+    Attributes:
+        importance: when the spool is full, `metric` goes first, then `sample`, `result` and `alarm`, the oldest first.
+            Unset: `result`, and `alarm` for what an anomaly model finds anomalous.
+        ttl_s: results that have waited for longer are not delivered any more; a gap record says which. Unset: never.
+    """
+
+    importance: Importance | None = None
+    ttl_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+
+
 class PipelineConfig(Part, frozen=True, kw_only=True):
     """One source through one model to one topic.
 
@@ -113,10 +130,11 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     queue: QueueConfig = field(default_factory=QueueConfig)
     output: Literal["lisiere", "aws-dlr"] = "lisiere"
     publish_topic: Topic = "ml/dlr/image-classification"
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
 
 
 class SpoolConfig(Part, frozen=True, kw_only=True):
-    """Where results wait on disk, and how many may. Beyond that the oldest go, with a gap record.
+    """Where results wait on disk, and how many may. Beyond that the least important go, with a gap record.
 
     Attributes:
         linger_ms: how long the first result of a batch waits for others before the commit.
@@ -124,7 +142,7 @@ class SpoolConfig(Part, frozen=True, kw_only=True):
 
     path: str = "spool"
     max_rows: Annotated[int, Meta(ge=100)] = 1_000_000
-    max_mb: Annotated[float, Meta(gt=0)] = 512.0
+    max_mb: Annotated[float, Meta(ge=1)] = 512.0
     linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 5.0
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from lisiere.backends import Opened, open_model
 from lisiere.clock import Clock, rfc3339
-from lisiere.config import Config, PipelineConfig
+from lisiere.config import Config, Importance, PipelineConfig
 from lisiere.errors import ConfigError, Rejected, Retryable
 from lisiere.health import PipelineHealth
 from lisiere.models import Manifest, Package, open_package
@@ -28,7 +28,7 @@ from lisiere.spool import Spool
 from lisiere.sync.envelope import Latency, ModelInfo, ResultBody, WindowInfo
 from lisiere.tasks import Task, open_task
 from lisiere.timeline import Timeline
-from lisiere.values import Frame, Reading, Window
+from lisiere.values import AnomalyBody, Frame, Reading, Result, Window
 from lisiere.windows import WindowBuilder
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class Pipeline:
         self._timeline = timeline
         self._kind = _KINDS[type(manifest.task)]
         self._source_name = source_name(config.source)
+        self._delivery = config.delivery
         self.model = ModelInfo(
             name=manifest.name,
             version=manifest.version,
@@ -203,6 +204,11 @@ class Pipeline:
             self._builder.faults.clear()
         return windows
 
+    def _importance(self, result: Result) -> Importance:
+        """What is anomalous is an alarm, unless the configuration says what the pipeline's results are worth."""
+        anomalous = isinstance(result.body, AnomalyBody) and result.body.state == "anomalous"
+        return self._delivery.importance or ("alarm" if anomalous else "result")
+
     def _infer(self, item: Frame | Window) -> None:
         """Ask the model, and hand the result to the spool. What cannot be used is counted and left out."""
         health = self.health
@@ -231,7 +237,7 @@ class Pipeline:
                     result=result.body,
                 )
             )
-            self._spool.append(self.name, body, _SPOOL_WAIT_S)
+            self._spool.append(self.name, body, _SPOOL_WAIT_S, self._importance(result), self._delivery.ttl_s)
         except Rejected as error:
             health.fault("input_rejected", str(error))
         except Retryable as error:

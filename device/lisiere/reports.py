@@ -67,7 +67,8 @@ class Reports:
             pipelines[name] = envelope.PipelineHealth(state=state, why=why, backend=health.backend, counters=counters)
         good = all(part.state in ("running", "ended", "starting") for part in pipelines.values())
         delivery = self.delivery_failure()
-        failures = (spool.failure, delivery, self.configuration_failure)
+        trouble = spool.failure or spool.damage
+        failures = (trouble, delivery, self.configuration_failure)
         return envelope.HealthMessage(
             device=self._device,
             ts=rfc3339(self._clock.now()),
@@ -77,7 +78,7 @@ class Reports:
             uptime_s=self._uptime(),
             pipelines=pipelines,
             spool=spool_figures(spool),
-            spool_failure=spool.failure,
+            spool_failure=trouble,
             delivery_failure=delivery,
             configuration_failure=self.configuration_failure,
             commands=self.commands(),

@@ -188,7 +188,8 @@ class Runtime:
         self._local_unit.start()
 
     def _open_reader(self) -> SpoolReader:
-        return SpoolReader(Path(self._config.spool.path))
+        spool = self._spool
+        return SpoolReader(Path(self._config.spool.path), lambda seqs: spool.set_aside(seqs, "spool_damaged"))
 
     def _start_pipeline(self, config: PipelineConfig, path: str) -> None:
         reports = self.reports

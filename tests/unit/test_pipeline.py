@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from lisiere.backends import Opened, Tensor, open_model
 from lisiere.clock import ManualClock, SystemClock
-from lisiere.config import CameraSource, CsvSource, ImagesSource, PipelineConfig, QueueConfig, Source, SpoolConfig
+from lisiere.config import (
+    CameraSource,
+    CsvSource,
+    DeliveryConfig,
+    ImagesSource,
+    PipelineConfig,
+    QueueConfig,
+    Source,
+    SpoolConfig,
+)
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere.health import PipelineHealth
 from lisiere.models import TensorSpec, open_package
@@ -156,6 +165,25 @@ def test_a_hole_is_no_data_for_a_detector(tmp_path: Path) -> None:
     assert [result["state"] for result in results] == ["normal", "no_data", "anomalous"]
     assert results[1]["score"] is None
     assert results[2]["score"] == pytest.approx(81, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "classes"),
+    [
+        (DeliveryConfig(), [1, 0]),
+        (DeliveryConfig(importance="metric"), [3, 3]),
+        (DeliveryConfig(ttl_s=60), [1, 0]),
+    ],
+)
+def test_what_is_anomalous_is_an_alarm_unless_the_configuration_says_otherwise(
+    delivery: DeliveryConfig, classes: list[int], tmp_path: Path
+) -> None:
+    series = readings([0.1] * 4 + [9.0] * 4, step=0.1)
+    Rig(tmp_path / "spool", tiny.detector(tmp_path / "m"), CsvSource(path="x"), series, delivery=delivery).run()
+    reader = SpoolReader(tmp_path / "spool")
+    kept = [(rank, expires) for _, rank, expires, _ in reader.every()]
+    reader.close()
+    assert kept == [(rank, ManualClock().now() + 60 if delivery.ttl_s else None) for rank in classes]
 
 
 def test_readings_that_are_wrong_are_counted_by_name(tmp_path: Path) -> None:

@@ -76,6 +76,28 @@ def test_without_a_transport_results_stay_in_the_spool(folder: Path) -> None:
     reader.close()
 
 
+def test_a_damaged_spool_is_told_and_what_was_saved_of_it_is_delivered(folder: Path) -> None:
+    Runtime(configuration(folder, PHOTOS), SystemClock()).run()
+    file = folder / "spool" / "spool.db"
+    content = bytearray(file.read_bytes())
+    content[60:64] = b"\0\0\0\7"  # the version in the file's header; the table says another
+    file.write_bytes(content)
+    broker = MemoryBroker()
+    Runtime(configuration(folder, PHOTOS), SystemClock(), lambda: MemoryTransport(broker)).run()
+    health = received(broker, "health")[-1]
+    assert health["state"] == "degraded"
+    assert "6 rows of it were saved" in health["spool_failure"]
+    (gap,) = received(broker, "gap")
+    jsonschema.validate(gap, json_schema("gap"))
+    assert (gap["reason"], gap["damage"]["salvaged"], gap["damage"]["lost"], gap["seq"]) == ("spool_damaged", 6, 0, 7)
+    delivered = results(broker, "photos")
+    for envelope in delivered:
+        jsonschema.validate(envelope, json_schema("result"))
+    former = [envelope.get("formerly") for envelope in delivered]
+    assert former == [*(f"{gap['damage']['epoch']}:{seq}" for seq in range(1, 7)), *[None] * 6]
+    assert [envelope["seq"] for envelope in delivered] == list(range(8, 20))
+
+
 def test_one_bad_model_does_not_keep_the_others_from_running(folder: Path) -> None:
     (folder / "tide" / "model.onnx").write_bytes(b"tampered")
     broker = MemoryBroker()

@@ -68,6 +68,7 @@ class Book:
         former, damage = _former(gap), getattr(gap, "damage", UNSET)
         epoch, named, exact = former[0] if former else gap.epoch, gap.ranges, getattr(gap, "exact", True)
         if damage is not UNSET:
+            self._ledger(gap.device, gap.epoch, now).explain(gap.ranges, now)  # the numbers that it never gives
             epoch, named = damage.epoch or gap.epoch, damage.ranges if damage.epoch else []
         ledger = self._ledgers.get((gap.device, epoch))
         ranges = ledger.explain(named, now) if ledger is not None else list(named)

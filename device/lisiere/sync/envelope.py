@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from lisiere.clock import TsQuality, parse_ts, rfc3339
-from lisiere.spool import Row
+from lisiere.spool import GapBody, Row
 from lisiere.timeline import Origin, Timeline
 
 RESULT_SCHEMA = "lisiere.result/1"
@@ -70,13 +70,18 @@ class ResultBody(Struct, frozen=True, kw_only=True):
 
 
 class ResultEnvelope(ResultBody, frozen=True, kw_only=True):
-    """A result as a subscriber gets it. `id` is `<device>:<epoch>:<seq>`; deduplicate by it."""
+    """A result as a subscriber gets it. `id` is `<device>:<epoch>:<seq>`; deduplicate by it.
+
+    `formerly` is `<epoch>:<seq>` before its spool was replaced: a damaged one, or one that was imported. It may have
+    arrived by that name already.
+    """
 
     schema: Literal["lisiere.result/1"]
     id: str
     device: str
     epoch: str
     seq: int
+    formerly: str | UnsetType = UNSET
     published_ts: str
     replay: bool
 
@@ -95,11 +100,12 @@ class BatchEnvelope(Struct, frozen=True, kw_only=True):
     results: Annotated[list[ResultEnvelope], Meta(min_length=2)]
 
 
-class GapEnvelope(Struct, frozen=True, kw_only=True):
+class GapEnvelope(GapBody, frozen=True, kw_only=True):
     """What was never delivered: inclusive ranges of seq, and counts by pipeline.
 
-    `spool_full`: evicted to make room. `too_large`: larger than the transport carries. `refused`: the other end says
-    that it can never be taken, or ends the connection by it again and again, while others pass.
+    `spool_full`: evicted to make room. `expired`: nobody wants it any more. `too_large`: larger than the transport
+    carries. `refused`: the other end says that it can never be taken, or ends the connection by it again and again,
+    while others pass. `spool_damaged`: lost on the device's disk.
     """
 
     schema: Literal["lisiere.gap/1"]
@@ -107,12 +113,6 @@ class GapEnvelope(Struct, frozen=True, kw_only=True):
     device: str
     epoch: str
     seq: int
-    ts: str
-    reason: Literal["spool_full", "too_large", "refused"]
-    ranges: list[tuple[int, int]]
-    counts: dict[str, int]
-    first_ts: str
-    last_ts: str
     published_ts: str
     replay: bool
 
@@ -140,6 +140,7 @@ class PipelineHealth(Struct, frozen=True, kw_only=True):
 class HealthMessage(Struct, frozen=True, kw_only=True):
     """How the device is: `degraded` when a pipeline does not run or one of the failures is told, else `ok`.
 
+    `spool_failure` says why nothing can be written, or that a damaged spool was replaced since the start.
     `configuration_failure` says why a newer configuration was refused; `delivery_failure`, why results wait.
     `clock_steps` counts how often wall time was set while the device ran.
     `commands` counts what became of them: answered, rejected, unknown, expired, malformed, oversized, too_many.

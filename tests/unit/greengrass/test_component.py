@@ -195,8 +195,7 @@ def test_a_bad_change_is_refused_and_what_runs_goes_on(
 
 def test_a_change_that_cannot_start_gives_way_to_what_ran(folder: Path) -> None:
     """Checked and found good, it still fails when its spool is opened."""
-    (folder / "bad").mkdir()
-    (folder / "bad" / "spool.db").write_text("this is no database")
+    (folder / "bad" / "spool.db").mkdir(parents=True)
     with ipc() as nucleus, Running(nucleus, folder, configuration(pipeline())) as running:
         wait(lambda: running.of("result/photos"))
         running.merge({"spool": {"path": "bad"}})
