@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lisiere.subscriber import Event
 
 _DONE, _NOT_HELD = 0, 3
+_TLS_PORT = 8883
 _PASSWORD = "LISIERE_PASSWORD"  # noqa: S105 - the name of a variable
 _NAMES = {"Missed": "missed", "NewEpoch": "new_epoch", "Unreadable": "unreadable", "Link": "link"}
 _EPILOG = f"""\
@@ -114,7 +115,7 @@ def _run(args: argparse.Namespace) -> int:
         settle_s=args.settle,
         username=args.user,
         password=os.environ.get(_PASSWORD) if args.user else None,
-        tls=_context(args) if args.tls or args.ca or args.certificate else False,
+        tls=_context(args, port or _TLS_PORT) if args.tls or args.ca or args.certificate else False,
         memory=args.memory,
     )
     with subscribed:
@@ -155,14 +156,15 @@ def _address(text: str) -> tuple[str, int | None]:
     return host.strip("[]"), int(port)
 
 
-def _context(args: argparse.Namespace) -> ssl.SSLContext:
+def _context(args: argparse.Namespace, port: int) -> ssl.SSLContext:
+    from lisiere.links import TlsConfig
+    from lisiere.sync.transports.mqtt import tls_context
+
     if (args.certificate is None) != (args.key is None):
         raise ConfigError("A certificate and its key go together.", "--certificate, --key")
+    files = {"ca": args.ca, "certificate": args.certificate, "key": args.key}
+    tls = TlsConfig(**{name: str(file) for name, file in files.items() if file is not None})
     try:
-        context = ssl.create_default_context(cafile=args.ca)
-        if args.certificate is not None:
-            context.load_cert_chain(args.certificate, args.key)
+        return tls_context(tls, port)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"The files for TLS cannot be used: {error}", "--ca, --certificate, --key") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import traceback
 import warnings
@@ -22,10 +23,12 @@ import pytest
 
 from lisiere.errors import Permanent, Retryable
 from lisiere.links import MqttConfig, TlsConfig
+from lisiere.subscriber import Result, Subscriber
 from lisiere.sync.transports import Acked, Event, Will
 from lisiere.sync.transports.mqtt import MqttTransport, tls_context
 from support import require
 from support.brokers import free_port, running_mosquitto
+from support.wire import Envelopes
 
 WILL = Will("t/status", b"offline")
 
@@ -287,3 +290,42 @@ def test_no_secret_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         MqttTransport(config, "device").connect(WILL, lambda _event: None)
     said.append("".join(traceback.format_exception(unreadable.value)))
     assert "swordfish" not in "".join((*said, caplog.text))
+
+
+def subscribe(port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `lisiere subscribe` for one result of a device that says everything twice."""
+    command = [sys.executable, "-m", "lisiere", "subscribe", f"127.0.0.1:{port}", "--count", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_subscriber_takes_mutual_tls(port: int, authority: Authority) -> None:
+    context = tls_context(TlsConfig(ca=authority.path("ca.crt"), certificate=authority.path("device.crt"),
+                                    key=authority.path("device.key")), port)  # fmt: skip
+    connection = transport(port, authority, authority)
+    connection.connect(WILL, lambda _event: None)
+    with Subscriber("127.0.0.1", port, tls=context) as subscriber:
+        connection.publish("lisiere/v1/sim/result/dock", Envelopes().result(1))
+        event = subscriber.next(10)
+    connection.close()
+    assert isinstance(event, Result)
+
+
+def test_a_subscriber_refuses_another_host_and_another_authority(authority: Authority, stranger: Authority) -> None:
+    with running_mosquitto(settings(authority, "elsewhere")) as port:
+        wrong = subscribe(port, "--ca", authority.path("ca.crt"))
+    assert (wrong.returncode, "TLS with the broker" in wrong.stderr) == (1, True)
+    with running_mosquitto(settings(authority)) as port:
+        foreign = subscribe(port, "--ca", stranger.path("ca.crt"))
+    assert (foreign.returncode, "TLS with the broker" in foreign.stderr) == (1, True)
+
+
+def test_a_subscriber_uses_no_key_that_others_can_read(authority: Authority, tmp_path: Path) -> None:
+    key = tmp_path / "exposed.key"
+    key.write_bytes(Path(authority.path("device.key")).read_bytes())
+    key.chmod(0o644)
+    done = subscribe(
+        1, "--ca", authority.path("ca.crt"), "--certificate", authority.path("device.crt"), "--key", str(key)
+    )
+    assert done.returncode == 1
+    assert "Others can read" in done.stderr
+    assert "PRIVATE" not in done.stderr
