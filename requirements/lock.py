@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 DEVICE = ("dlr", "camera", "greengrass")
 DEMO = ("dlr", "onnx", "camera", "compile", "greengrass", "simulator")
 # All but torch, whose builds for GPUs take gigabytes.
-DEV = (*DEMO, "bench", "cc", "cloud", "dev", "train", "trees")
+DEV = (*DEMO, "bench", "cc", "cloud", "dev", "train", "trees", "zstd")
 
 
 def lock(name: str, *inputs: str) -> None:

@@ -7,7 +7,6 @@ from collections import deque
 from typing import Any
 
 import jsonschema
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,7 +86,8 @@ def test_many_are_put_together_once_there_are_many() -> None:
 
 
 def test_a_compressed_batch_has_a_topic_of_its_own_and_says_how_large_it_was() -> None:
-    zstandard = pytest.importorskip("zstandard")
+    import zstandard
+
     make = drafter(backlog_batch_kb=60, backlog_zstd=True)
     draft = make.backlog(deque(row(seq) for seq in range(1, 50)), 131_072, lambda _seq: False)
     assert (draft.topic, draft.content) == (f"{BASE}/backlog/dock/zstd", ZSTD)
