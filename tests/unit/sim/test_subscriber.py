@@ -34,7 +34,7 @@ class Device:
     def done(self) -> None:
         self._ends += 1
         self.send("status", self.make.status())
-        assert self._subscriber.wait_for(lambda seen: len(seen.statuses) == self._ends, 10)
+        assert self._subscriber.wait_for(lambda seen: seen.statuses.count("online") == self._ends, 10)
 
     def close(self) -> None:
         self._client.disconnect()
