@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +120,10 @@ def _run(args: argparse.Namespace) -> int:
         memory=args.memory,
     )
     with subscribed:
-        # The same way out for Ctrl-C and a service manager: what came is printed, and remembered.
+        # The same way out for Ctrl-C and a service manager: what came is printed, and remembered. In a thread, since a
+        # handler interrupts this one, which may hold the locks that closing needs.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: subscribed.close())
+            signal.signal(number, lambda *_: threading.Thread(target=subscribed.close).start())
         left = args.count
         for event in subscribed:
             _tell(event, args.json)

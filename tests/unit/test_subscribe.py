@@ -50,6 +50,13 @@ class Child:
         assert self.process.stderr is not None
         self.out, self.err = self.process.stdout, self.process.stderr
 
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def end(self, number: signal.Signals | None = None) -> int:
         if number is not None:
             self.process.send_signal(number)
@@ -58,32 +65,32 @@ class Child:
 
 
 def test_results_go_to_one_stream_and_what_was_missed_to_the_other(broker: Address, device: Device) -> None:
-    child = Child(broker)
-    assert child.err.readline() == "sim is online.\n"
-    device.results(1)
-    assert child.out.readline() == "2026-01-31T07:36:16.123Z sim/dock: 7 (0.981)\n"
-    device.send("gap", device.make.gap(3, [(2, 2)], {"dock": 1}))
-    assert child.err.readline().startswith("You missed 1 result of `dock` from sim between ")
-    assert child.end(signal.SIGTERM) == 3
+    with Child(broker) as child:
+        assert child.err.readline() == "sim is online.\n"
+        device.results(1)
+        assert child.out.readline() == "2026-01-31T07:36:16.123Z sim/dock: 7 (0.981)\n"
+        device.send("gap", device.make.gap(3, [(2, 2)], {"dock": 1}))
+        assert child.err.readline().startswith("You missed 1 result of `dock` from sim between ")
+        assert child.end(signal.SIGTERM) == 3
 
 
 def test_json_is_one_object_a_line(broker: Address, device: Device, tmp_path: Path) -> None:
-    child = Child(broker, "--json", "--device", "sim", "--memory", str(tmp_path / "seen.json"))
-    assert json.loads(child.out.readline())["schema"] == "lisiere.status/1"
-    device.results(1)
-    assert json.loads(child.out.readline()) == json.loads(device.make.result(1))
-    device.send("gap", device.make.gap(3, [(2, 2)], {"dock": 1}))
-    missed = json.loads(child.out.readline())
-    assert (missed["event"], missed["reason"], missed["ranges"]) == ("missed", "spool_full", [[2, 2]])
-    assert child.end(signal.SIGINT) == 3
-    assert (tmp_path / "seen.json").exists()
+    with Child(broker, "--json", "--device", "sim", "--memory", str(tmp_path / "seen.json")) as child:
+        assert json.loads(child.out.readline())["schema"] == "lisiere.status/1"
+        device.results(1)
+        assert json.loads(child.out.readline()) == json.loads(device.make.result(1))
+        device.send("gap", device.make.gap(3, [(2, 2)], {"dock": 1}))
+        missed = json.loads(child.out.readline())
+        assert (missed["event"], missed["reason"], missed["ranges"]) == ("missed", "spool_full", [[2, 2]])
+        assert child.end(signal.SIGINT) == 3
+        assert (tmp_path / "seen.json").exists()
 
 
 def test_it_ends_after_so_many(broker: Address, device: Device) -> None:
-    child = Child(broker, "--count", "2")
-    child.err.readline()
-    device.results(1, 2, 3)
-    assert child.end() == 0
+    with Child(broker, "--count", "2") as child:
+        child.err.readline()
+        device.results(1, 2, 3)
+        assert child.end() == 0
 
 
 @pytest.mark.parametrize(
