@@ -65,8 +65,8 @@ class Book:
 
     def explain(self, gap: GapEnvelope, now: float) -> Missed | None:
         """Note what a gap record that has just come names; return what was missed, if anything was."""
-        former, damage = _former(gap), getattr(gap, "damage", UNSET)
-        epoch, named, exact = former[0] if former else gap.epoch, gap.ranges, getattr(gap, "exact", True)
+        former, damage = _former(gap), gap.damage
+        epoch, named = former[0] if former else gap.epoch, gap.ranges
         if damage is not UNSET:
             self._ledger(gap.device, gap.epoch, now).explain(gap.ranges, now)  # the numbers that it never gives
             epoch, named = damage.epoch or gap.epoch, damage.ranges if damage.epoch else []
@@ -76,10 +76,11 @@ class Book:
         counts: dict[str, int] = {}
         if damage is not UNSET:
             count = count if damage.lost is None else damage.lost
+            counts = gap.counts if count == sum(gap.counts.values()) else {}
         elif count == whole:
             # Else some came, their PUBACK lost, or were told before: of which pipeline the rest is cannot be said.
             count, counts = sum(gap.counts.values()), gap.counts
-        elif not exact:
+        elif not gap.exact:
             count = min(count, sum(gap.counts.values()))
         if not count:
             return None
@@ -155,10 +156,9 @@ class Book:
 
 def _former(message: ResultEnvelope | GapEnvelope) -> tuple[str, int] | None:
     """The epoch and seq that a message had before its spool was replaced; what makes no sense counts for none."""
-    formerly = getattr(message, "formerly", UNSET)
-    if formerly is UNSET:
+    if message.formerly is UNSET:
         return None
-    epoch, _, seq = formerly.rpartition(":")
+    epoch, _, seq = message.formerly.rpartition(":")
     return (epoch, int(seq)) if seq.isdecimal() and len(seq) < 19 and int(seq) > 0 else None
 
 
