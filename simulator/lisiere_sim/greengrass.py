@@ -36,6 +36,7 @@ COMPONENT = "io.lisiere.EdgeInference"
 _ARCHITECTURES = ("aarch64", "amd64", "arm")
 _DRAIN_S = 10.0  # the nucleus gives a component 15 s to stop
 _STOP_S = 40.0
+_KILLED_S = 5.0
 _STATUS_EVERY_S = 1.0
 _STATUS_S = 5.0
 
@@ -117,9 +118,14 @@ class GreengrassDevice:
 
     def kill(self) -> None:
         """Kill the component's processes; the nucleus stays, and starts it again."""
-        for pid in self._pids():
+        killed = set(self._pids())
+        for pid in killed:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+        # For a moment they still count as running, which must not pass for having been started again.
+        until = time.monotonic() + _KILLED_S
+        while killed & set(self._pids()) and time.monotonic() < until:
+            time.sleep(0.002)
 
     def revive(self) -> None:
         """Nothing to do: the nucleus does it."""
