@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ from lisiere import __version__
 from lisiere.errors import ConfigError, LisiereError
 from lisiere.spool.commands import register as register_spool
 from lisiere.subscribe import register as register_subscribe
+from lisiere.terminal import print_json, print_line, say
 
 if TYPE_CHECKING:
     from lisiere.greengrass import Component
@@ -77,20 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()  # so that a reader who has gone is noticed here
     except NucleusLost as error:
-        _say(f"lisiere: {error}")
+        say(f"lisiere: {error}")
         return LOST
     except ConfigError as error:
-        _say(f"lisiere: {error}")
+        say(f"lisiere: {error}")
         return USAGE
     except LisiereError as error:
-        _say(f"lisiere: {error}")
+        say(f"lisiere: {error}")
         return FAILED
     except BrokenPipeError:
         # Who read has gone, as `| head` does; the interpreter would write the rest once more at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        _say("lisiere: interrupted.")
+        say("lisiere: interrupted.")
         return FAILED
     return code
 
@@ -196,9 +196,9 @@ def _validate(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     check_models(config)
     if args.json:
-        _out(msgspec.to_builtins(config))
+        print_json(msgspec.to_builtins(config))
     else:
-        _print(f"{args.config} is valid: {len(config.pipelines)} pipelines, and their models are whole.")
+        print_line(f"{args.config} is valid: {len(config.pipelines)} pipelines, and their models are whole.")
     return DONE
 
 
@@ -212,7 +212,7 @@ def _schema(args: argparse.Namespace) -> int:
         return DONE
     from lisiere.schema import json_schema
 
-    _out(json_schema(args.name))
+    print_json(json_schema(args.name))
     return DONE
 
 
@@ -222,19 +222,19 @@ def _inspect(args: argparse.Namespace) -> int:
     package = open_package(args.folder)
     document = {**msgspec.to_builtins(package.manifest), "digest": package.digest}
     if args.json:
-        _out(document)
+        print_json(document)
         return DONE
     manifest = package.manifest
-    _print(f"{manifest.name} {manifest.version}" + (f": {manifest.description}" if manifest.description else ""))
-    _print(f"  digest   {package.digest}")
+    print_line(f"{manifest.name} {manifest.version}" + (f": {manifest.description}" if manifest.description else ""))
+    print_line(f"  digest   {package.digest}")
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
-            _print(f"  {kind:<8} {spec.name} {spec.dtype} {list(spec.shape)}")
-    _print(f"  task     {manifest.task.__struct_config__.tag if manifest.task else 'none: tensors alone'}")
+            print_line(f"  {kind:<8} {spec.name} {spec.dtype} {list(spec.shape)}")
+    print_line(f"  task     {manifest.task.__struct_config__.tag if manifest.task else 'none: tensors alone'}")
     if manifest.build is not None:
-        _print(f"  target   {manifest.build.target} ({manifest.build.cpu})")
+        print_line(f"  target   {manifest.build.target} ({manifest.build.cpu})")
     for line in _figures(manifest.figures):
-        _print(f"  figure   {line}")
+        print_line(f"  figure   {line}")
     return DONE
 
 
@@ -253,11 +253,11 @@ def _verify(args: argparse.Namespace) -> int:
 
     outcomes = check_golden(open_package(args.folder))
     if args.json:
-        _out({name: msgspec.to_builtins(outcome) for name, outcome in outcomes.items()})
+        print_json({name: msgspec.to_builtins(outcome) for name, outcome in outcomes.items()})
     else:
-        _print(f"{args.folder}: digests and shapes are as the manifest says.")
+        print_line(f"{args.folder}: digests and shapes are as the manifest says.")
         for name, outcome in outcomes.items():
-            _print(f"  {name:<6} {outcome.sentence}")
+            print_line(f"  {name:<6} {outcome.sentence}")
     return NOT_HELD if any(outcome.holds is False for outcome in outcomes.values()) else DONE
 
 
@@ -269,9 +269,9 @@ def _seal(args: argparse.Namespace) -> int:
     sealed = write_manifest(read_draft(file), file)
     package = open_package(args.folder)
     if args.json:
-        _out({"digest": package.digest, "files": msgspec.to_builtins(sealed.files)})
+        print_json({"digest": package.digest, "files": msgspec.to_builtins(sealed.files)})
     else:
-        _print(f"{file} lists {len(sealed.files)} files. The model's digest is {package.digest}.")
+        print_line(f"{file} lists {len(sealed.files)} files. The model's digest is {package.digest}.")
     return DONE
 
 
@@ -283,30 +283,18 @@ def _doctor(args: argparse.Namespace) -> int:
     features = sorted(machine.features) if machine.features is not None else None
     if args.json:
         told = {**dataclasses.asdict(machine), "features": features}
-        _out(msgspec.to_builtins({**msgspec.structs.asdict(report), "machine": told}))
+        print_json(msgspec.to_builtins({**msgspec.structs.asdict(report), "machine": told}))
         return code
-    _print(f"this machine: {machine.system} {machine.arch}, {machine.cores} cores, glibc {machine.glibc or 'none'}")
+    print_line(f"this machine: {machine.system} {machine.arch}, {machine.cores} cores, glibc {machine.glibc or 'none'}")
     if report.runs is None:
-        _print(f"  features {' '.join(features) if features is not None else 'cannot be told'}")
+        print_line(f"  features {' '.join(features) if features is not None else 'cannot be told'}")
         for name, reason in report.backends.items():
-            _print(f"  {name:<8} {reason or 'can be used'}")
+            print_line(f"  {name:<8} {reason or 'can be used'}")
         return code
-    _print(f"{report.artifact}: {report.model}")
+    print_line(f"{report.artifact}: {report.model}")
     for check in report.checks:
-        _print(f"  {check.state:<4} {check.name:<9} {check.sentence}")
+        print_line(f"  {check.state:<4} {check.name:<9} {check.sentence}")
         if check.fix:
-            _print(f"{'':<17}{check.fix}")
-    _print(f"It can run here, by the backend {report.backend}." if report.runs else "It cannot run here.")
+            print_line(f"{'':<17}{check.fix}")
+    print_line(f"It can run here, by the backend {report.backend}." if report.runs else "It cannot run here.")
     return code
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-
-
-def _out(document: Any) -> None:
-    _print(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,7 +1,8 @@
-"""Documents: reading YAML (and so JSON), bounded and with one error for every failure, and what their parts share."""
+"""Documents: reading YAML (and so JSON), bounded, with one error for every failure; writing; what their parts share."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,3 +47,17 @@ def read_yaml(file: Path) -> Any:
         return yaml.safe_load(text)
     except Exception as error:  # PyYAML lets out whatever its constructors run into: ValueError, KeyError, …
         raise Rejected(f"{file} is not YAML: {error}") from error
+
+
+def write_durably(file: Path, data: bytes) -> None:
+    """Replace a file's content, whole or not at all: what is renamed into place has been synced.
+
+    Raises:
+        OSError: the disk refuses; what was there before is still there.
+    """
+    aside = file.with_name(f"{file.name}.new")
+    with aside.open("wb") as output:
+        output.write(data)
+        output.flush()
+        os.fsync(output.fileno())
+    aside.replace(file)

@@ -8,7 +8,6 @@ right, the difference between wall and monotonic time is true for the whole boot
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from lisiere.clock import TS_MAX, TS_MIN, Clock, TsQuality
+from lisiere.documents import write_durably
 
 log = logging.getLogger(__name__)
 
@@ -209,13 +209,8 @@ def _load(file: Path) -> list[_Truth]:
 
 
 def _save(file: Path, truths: list[_Truth]) -> None:
-    aside = file.with_name(f"{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as output:
-            output.write(msgspec.json.encode(_Document("lisiere.clock/1", truths)))
-            output.flush()
-            os.fsync(output.fileno())
-        aside.replace(file)
+        write_durably(file, msgspec.json.encode(_Document("lisiere.clock/1", truths)))
     except OSError as error:
         log.warning("%s cannot be written, so a restart will not know the true time of this one: %s", file, error)

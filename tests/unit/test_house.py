@@ -17,8 +17,8 @@ HEAVY = ("cv2", "dlr", "onnxruntime", "onnx", "awsiot", "awscrt", "tvm", "amqtt"
 # From the bottom up. A unit may import those on lower floors, and those of its own name.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "clock", "values"}),
-    frozenset({"documents", "machine", "timeline"}),
-    frozenset({"models", "links"}),
+    frozenset({"documents", "machine", "terminal"}),
+    frozenset({"models", "links", "timeline"}),
     frozenset({"config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync"}),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from lisiere.errors import ConfigError
+from lisiere.terminal import print_json, print_line, say
 
 _DONE, _NOT_HELD = 0, 3
 _STREAM = {"export": "output", "import": "input"}
@@ -59,13 +59,13 @@ def _status(args: argparse.Namespace) -> int:
     }
     reader.close()
     if args.json:
-        _out(document)
+        print_json(document)
         return _DONE
-    _print(f"epoch {document['epoch']}, highest seq {document['highest_seq']}")
+    print_line(f"epoch {document['epoch']}, highest seq {document['highest_seq']}")
     columns = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged", "waiting")
-    _print(f"{'pipeline':<20}" + "".join(f"{column:>14}" for column in columns))
+    print_line(f"{'pipeline':<20}" + "".join(f"{column:>14}" for column in columns))
     for name, numbers in document["pipelines"].items():
-        _print(f"{name:<20}" + "".join(f"{numbers[column]:>14}" for column in columns))
+        print_line(f"{name:<20}" + "".join(f"{numbers[column]:>14}" for column in columns))
     return _DONE
 
 
@@ -75,11 +75,11 @@ def _verify(args: argparse.Namespace) -> int:
     checks = verify(args.folder)
     holds = all(check.holds for check in checks)
     if args.json:
-        _out({"holds": holds, "checks": [dataclasses.asdict(check) for check in checks]})
+        print_json({"holds": holds, "checks": [dataclasses.asdict(check) for check in checks]})
     else:
         for check in checks:
-            _print(f"  {'good' if check.holds else 'BAD':<5}{check.name:<8} {check.sentence}")
-        _print(f"{args.folder} is whole." if holds else f"{args.folder} is damaged. {_MEND}")
+            print_line(f"  {'good' if check.holds else 'BAD':<5}{check.name:<8} {check.sentence}")
+        print_line(f"{args.folder} is whole." if holds else f"{args.folder} is damaged. {_MEND}")
     return _DONE if holds else _NOT_HELD
 
 
@@ -95,9 +95,9 @@ def _export(args: argparse.Namespace) -> int:
                 done = export(args.folder, file)
         except OSError as error:
             raise ConfigError(f"{args.file} cannot be written: {error.strerror}.", "FILE") from error
-    _say(f"{done.rows} rows of the epoch {done.epoch or 'unknown'} were exported.")
+    say(f"{done.rows} rows of the epoch {done.epoch or 'unknown'} were exported.")
     if done.unread:
-        _say(f"{done.unread} numbers could not be read; those that still waited are lost.")
+        say(f"{done.unread} numbers could not be read; those that still waited are lost.")
     return _NOT_HELD if done.unread else _DONE
 
 
@@ -114,20 +114,8 @@ def _import(args: argparse.Namespace) -> int:
         except OSError as error:
             raise ConfigError(f"{args.file} cannot be read: {error.strerror}.", "FILE") from error
     if args.json:
-        _out(dataclasses.asdict(done))
+        print_json(dataclasses.asdict(done))
     else:
         how = "under new numbers; each says what it was called by `formerly`" if done.renamed else "and keep their ids"
-        _print(f"{done.rows} rows of the epoch {done.epoch or 'unknown'} were taken into {args.folder} {how}.")
+        print_line(f"{done.rows} rows of the epoch {done.epoch or 'unknown'} were taken into {args.folder} {how}.")
     return _DONE
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-
-
-def _out(document: Any) -> None:
-    _print(json.dumps(document, indent=2, ensure_ascii=False))

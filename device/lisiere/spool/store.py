@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from pathlib import Path
 from lisiere.clock import Clock
 from lisiere.config import Importance, SpoolConfig
 from lisiere.errors import Permanent, Rejected, Retryable
-from lisiere.spool.file import Damaged, Mark, connect, epoch_of, finish_replacing, is_damage
+from lisiere.spool.file import Damaged, Mark, connect, epoch_of, finish_replacing, is_damage, sync_folder
 from lisiere.spool.gaps import Reason
 from lisiere.spool.ledger import RANKS, Batch, Ledger
 from lisiere.spool.reader import database_file
@@ -290,8 +289,4 @@ def _make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for made in (folder, *absent):
         with contextlib.suppress(PermissionError):  # a folder that may be entered and not read: it was there before
-            above = os.open(made.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(above)
-            finally:
-                os.close(above)
+            sync_folder(made.parent)

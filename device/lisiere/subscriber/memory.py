@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from lisiere.documents import write_durably
 from lisiere.errors import Rejected, Retryable
 
 _MAX_BYTES = 64 << 20
@@ -52,12 +52,7 @@ def save(file: Path, seen: list[Seen]) -> None:
     Raises:
         Retryable: the disk refuses.
     """
-    aside = file.with_name(f"{file.name}.new")
     try:
-        with aside.open("wb") as output:
-            output.write(msgspec.json.encode(_Document(schema="lisiere.seen/1", seen=seen)))
-            output.flush()
-            os.fsync(output.fileno())
-        aside.replace(file)
+        write_durably(file, msgspec.json.encode(_Document(schema="lisiere.seen/1", seen=seen)))
     except OSError as error:
         raise Retryable(f"{file} cannot be written: {error.strerror}.") from error
