@@ -6,9 +6,7 @@ strings (nucleus lite sends "5" for 5). Every error names its path, and unknown 
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,14 +15,13 @@ from msgspec import Meta, field
 
 from lisiere.documents import Part, Seconds, read_yaml
 from lisiere.errors import ConfigError, Rejected
-from lisiere.links import TLS_FILES, GreengrassConfig, MqttConfig, check_link
 from lisiere.models.package import find_manifest
+from lisiere.settings.links import TLS_FILES, GreengrassConfig, MqttConfig, check_link
+from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
+from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
 
 TOPIC_MAX_BYTES = 256  # AWS IoT Core's limits
 TOPIC_MAX_SLASHES = 7
-
-# sun_path of sockaddr_un, without the byte that ends it.
-UNIX_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107
 
 # A level of a topic: no separator, no wildcard, no `$`. `$(?!\n)` is the very end; `$` lets a last newline pass.
 PIPELINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$(?!\n)"
@@ -33,57 +30,7 @@ Level = Annotated[str, Meta(pattern=PIPELINE_NAME)]
 Topic = Annotated[str, Meta(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$(?!\n)", max_length=TOPIC_MAX_BYTES)]
 
 
-class CameraSource(Part, tag="camera", frozen=True, kw_only=True):
-    """A camera that OpenCV opens: `device` (a V4L2 path such as /dev/video0) or `url` (rtsp:// or http://)."""
-
-    device: str | None = None
-    url: str | None = None
-    fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
-    width: Annotated[int, Meta(ge=16, le=16384)] | None = None
-    height: Annotated[int, Meta(ge=16, le=16384)] | None = None
-
-
-class VideoSource(Part, tag="video", frozen=True, kw_only=True):
-    """A video file, at its own frame rate unless `fps` says otherwise (0: as fast as it can)."""
-
-    path: str
-    fps: Annotated[float, Meta(ge=0, le=1000)] | None = None
-    loop: bool = False
-
-
-class ImagesSource(Part, tag="images", frozen=True, kw_only=True):
-    """A folder of images in the order of their names, or one image; `fps` 0 means as fast as it can."""
-
-    path: str
-    fps: Annotated[float, Meta(ge=0, le=1000)] = 0.0
-    loop: bool = False
-
-
-class CsvSource(Part, tag="csv", frozen=True, kw_only=True):
-    """A CSV file with a header, replayed by its own time stamps.
-
-    Attributes:
-        time: the column of time stamps (ISO 8601, or seconds since 1970).
-        columns: channel -> column, where the names differ.
-        speed: how many recorded seconds pass in one; 0 means as fast as it can.
-    """
-
-    path: str
-    time: str = "time"
-    columns: dict[str, str] = field(default_factory=dict)
-    speed: Annotated[float, Meta(ge=0)] = 0.0
-
-
-class SocketSource(Part, tag="socket", frozen=True, kw_only=True):
-    """Lines of JSON on a socket that the device listens on: `unix:/path` or `tcp:HOST:PORT`.
-
-    A line is `{"ts": …, "<channel>": number}`, or with `step_s` and lists of numbers for many rows at once.
-    """
-
-    listen: Annotated[str, Meta(pattern=r"^(unix:.+|tcp:[^:]+:[0-9]{1,5})$(?!\n)")]
-
-
-Source = CameraSource | VideoSource | ImagesSource | CsvSource | SocketSource
+Source = FrameSource | SensorSource
 
 
 class QueueConfig(Part, frozen=True, kw_only=True):
@@ -201,7 +148,10 @@ def parse_config(document: Any, base: Path) -> Config:
     _check_names(config)
     _check_topics(config)
     for index, pipeline in enumerate(config.pipelines):
-        _check_source(pipeline.source, f"$.pipelines[{index}].source")
+        if isinstance(pipeline.source, FrameSource):
+            check_frames(pipeline.source, f"$.pipelines[{index}].source")
+        else:
+            check_sensor(pipeline.source, f"$.pipelines[{index}].source")
         try:
             find_manifest(Path(pipeline.model))
         except Rejected as error:
@@ -226,11 +176,10 @@ def _resolve(config: Config, base: Path) -> Config:
     pipelines = []
     for index, pipeline in enumerate(config.pipelines):
         source, at = pipeline.source, f"$.pipelines[{index}]"
-        if isinstance(source, VideoSource | ImagesSource | CsvSource):
-            source = replace(source, path=absolute(source.path, f"{at}.source.path"))
-        elif isinstance(source, SocketSource) and source.listen.startswith("unix:"):
-            path = absolute(source.listen.removeprefix("unix:"), f"{at}.source.listen")
-            source = replace(source, listen=f"unix:{path}")
+        if isinstance(source, FrameSource):
+            source = resolve_frames(source, absolute, f"{at}.source")
+        else:
+            source = resolve_sensor(source, absolute, f"{at}.source")
         pipelines.append(replace(pipeline, source=source, model=absolute(pipeline.model, f"{at}.model")))
     transport = config.transport
     if isinstance(transport, MqttConfig):
@@ -275,21 +224,3 @@ def _check_topics(config: Config) -> None:
                 f"The topic {topic} has {topic.count('/')} slashes; {TOPIC_MAX_SLASHES} are allowed.",
                 "$.topic_prefix",
             )
-
-
-def _check_source(source: Source, path: str) -> None:
-    if isinstance(source, CameraSource):
-        if (source.device is None) == (source.url is None):
-            raise ConfigError("A camera has either a `device` or a `url`.", path)
-        if source.url is not None and not re.match(r"^(rtsps?|https?)://", source.url):
-            raise ConfigError("A camera's `url` starts with rtsp:// or http://.", f"{path}.url")
-    elif isinstance(source, SocketSource) and source.listen.startswith("unix:"):
-        size = len(os.fsencode(source.listen.removeprefix("unix:")))
-        if size > UNIX_PATH_MAX_BYTES:
-            raise ConfigError(
-                f"The path of a Unix socket has at most {UNIX_PATH_MAX_BYTES} bytes, not {size}.", f"{path}.listen"
-            )
-    elif isinstance(source, SocketSource):
-        port = int(source.listen.rpartition(":")[2])
-        if port > 65535:
-            raise ConfigError(f"{port} is not a TCP port.", f"{path}.listen")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from lisiere.errors import Rejected
 
 MAX_BYTES = 1 << 20
 
+# Makes a path of a document absolute; the second argument is where the document has it, for the error.
+Absolute = Callable[[str, str], str]
 Seconds = Annotated[float, Meta(gt=0, le=1e6)]
 
 

@@ -15,9 +15,9 @@ from lisiere.clock import Clock
 from lisiere.config import Config, PipelineConfig
 from lisiere.errors import ConfigError, LisiereError, Permanent, Rejected
 from lisiere.health import State, worth_logging
-from lisiere.links import GreengrassConfig, LinkConfig
 from lisiere.pipeline import Pipeline, open_pipeline
 from lisiere.reports import Loaded, Reports, spool_figures
+from lisiere.settings.links import GreengrassConfig, LinkConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.supervisor import StopOrHurry, Unit
 from lisiere.sync.commands import Answers, Commands

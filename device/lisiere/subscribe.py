@@ -159,7 +159,7 @@ def _address(text: str) -> tuple[str, int | None]:
 
 
 def _context(args: argparse.Namespace, port: int) -> ssl.SSLContext:
-    from lisiere.links import TlsConfig
+    from lisiere.settings.links import TlsConfig
     from lisiere.sync.transports.mqtt import tls_context
 
     if (args.certificate is None) != (args.key is None):

@@ -18,7 +18,7 @@ import paho.mqtt.client as paho
 from bench.outcome import Outcome
 from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig
-from lisiere.links import MqttConfig
+from lisiere.settings.links import MqttConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.sync.drain import Drain
 from lisiere.sync.topics import Topics

@@ -27,9 +27,10 @@ from bench.outcome import Outcome
 from lisiere import health
 from lisiere.backends import open_model
 from lisiere.clock import SystemClock
-from lisiere.config import ImagesSource, PipelineConfig, SpoolConfig
+from lisiere.config import PipelineConfig, SpoolConfig
 from lisiere.models import Package, open_package
 from lisiere.pipeline import Pipeline
+from lisiere.settings.sources import ImagesSource
 from lisiere.spool import Spool
 from lisiere.tasks.preprocess import ImagePreprocess
 from lisiere.timeline import Timeline

@@ -13,7 +13,7 @@ import paho.mqtt.client as paho
 import pytest
 
 from lisiere.errors import Permanent, Retryable
-from lisiere.links import MqttConfig
+from lisiere.settings.links import MqttConfig
 from lisiere.sync.transports import Acked, Denied, Event, Lost, Refused, Will
 from lisiere.sync.transports.mqtt import MqttTransport, Negotiation
 from support.brokers import running_mosquitto

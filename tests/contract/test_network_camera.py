@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from lisiere.clock import SystemClock
-from lisiere.config import CameraSource
 from lisiere.errors import Retryable
+from lisiere.settings.sources import CameraSource
 from lisiere.sources.video import Camera
 from lisiere.values import Frame
 

@@ -14,7 +14,7 @@ import pytest
 from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig
 from lisiere.errors import Retryable
-from lisiere.links import MqttConfig
+from lisiere.settings.links import MqttConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.supervisor import Unit
 from lisiere.sync.drain import Drain

@@ -17,7 +17,7 @@ import pytest
 
 from lisiere.errors import Retryable
 from lisiere.ipc import MESSAGE_MAX_BYTES, Environment, Nucleus
-from lisiere.links import GreengrassConfig, MqttConfig
+from lisiere.settings.links import GreengrassConfig, MqttConfig
 from lisiere.sync.transports import Acked, Event, Lost, Received, Refused, Transport, Will
 from lisiere.sync.transports.greengrass import GreengrassTransport
 from lisiere.sync.transports.memory import MemoryBroker, MemoryTransport

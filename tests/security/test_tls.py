@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from lisiere.errors import Permanent, Retryable
-from lisiere.links import MqttConfig, TlsConfig
+from lisiere.settings.links import MqttConfig, TlsConfig
 from lisiere.subscriber import Result, Subscriber
 from lisiere.sync.transports import Acked, Event, Will
 from lisiere.sync.transports.mqtt import MqttTransport, tls_context

@@ -14,20 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lisiere import config as module
-from lisiere.config import (
-    UNIX_PATH_MAX_BYTES,
-    CameraSource,
-    Config,
-    CsvSource,
-    ImagesSource,
-    SocketSource,
-    VideoSource,
-    load_config,
-    parse_config,
-)
+from lisiere.config import Config, load_config, parse_config
 from lisiere.documents import MAX_BYTES
 from lisiere.errors import ConfigError
-from lisiere.links import MqttConfig, exposed
+from lisiere.settings.links import MqttConfig, exposed
+from lisiere.settings.sensors import UNIX_PATH_MAX_BYTES, CsvSource, SocketSource
+from lisiere.settings.sources import CameraSource, ImagesSource, VideoSource
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ HEAVY = ("cv2", "dlr", "onnxruntime", "onnx", "awsiot", "awscrt", "tvm", "amqtt"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "clock", "values"}),
     frozenset({"documents", "machine", "terminal"}),
-    frozenset({"models", "links", "timeline"}),
+    frozenset({"models", "settings", "timeline"}),
     frozenset({"config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync"}),

@@ -15,20 +15,13 @@ from hypothesis import strategies as st
 
 from lisiere.backends import Opened, Tensor, open_model
 from lisiere.clock import ManualClock, SystemClock
-from lisiere.config import (
-    CameraSource,
-    CsvSource,
-    DeliveryConfig,
-    ImagesSource,
-    PipelineConfig,
-    QueueConfig,
-    Source,
-    SpoolConfig,
-)
+from lisiere.config import DeliveryConfig, PipelineConfig, QueueConfig, Source, SpoolConfig
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere.health import PipelineHealth
 from lisiere.models import TensorSpec, open_package
 from lisiere.pipeline import BoundedQueue, Pipeline, check_pairing, open_pipeline
+from lisiere.settings.sensors import CsvSource
+from lisiere.settings.sources import CameraSource, ImagesSource
 from lisiere.spool import Spool, SpoolReader
 from lisiere.timeline import Timeline
 from lisiere.values import Frame, Reading

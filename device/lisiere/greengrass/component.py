@@ -19,9 +19,9 @@ from lisiere.errors import LisiereError, Permanent, Rejected, Retryable
 from lisiere.greengrass.configuration import component_config, own_part
 from lisiere.greengrass.shadow import Shadow
 from lisiere.ipc import Nucleus, NucleusLost
-from lisiere.links import GreengrassConfig
 from lisiere.pipeline import check_models
 from lisiere.runtime import Runtime
+from lisiere.settings.links import GreengrassConfig
 from lisiere.supervisor import backoff
 from lisiere.sync.transports import Transport
 from lisiere.sync.transports.greengrass import GreengrassTransport

@@ -6,8 +6,9 @@ A kind's library (OpenCV for images) is imported when a source of that kind is o
 from __future__ import annotations
 
 from lisiere.clock import Clock
-from lisiere.config import CameraSource, CsvSource, ImagesSource, SocketSource, VideoSource
 from lisiere.config import Source as SourceConfig
+from lisiere.settings.sensors import CsvSource, SocketSource
+from lisiere.settings.sources import CameraSource, FrameSource, ImagesSource, VideoSource
 from lisiere.sources.base import FaultReport, Source
 
 __all__ = ["FaultReport", "Source", "gives_frames", "is_live", "open_source", "source_name"]
@@ -15,7 +16,7 @@ __all__ = ["FaultReport", "Source", "gives_frames", "is_live", "open_source", "s
 
 def gives_frames(config: SourceConfig) -> bool:
     """Whether a source of this configuration yields Frames; the others yield Readings."""
-    return isinstance(config, CameraSource | VideoSource | ImagesSource)
+    return isinstance(config, FrameSource)
 
 
 def is_live(config: SourceConfig) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lisiere.clock import Clock, parse_ts
-from lisiere.config import CsvSource
 from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.settings.sensors import CsvSource
 from lisiere.sources.base import FaultReport
 from lisiere.sources.pace import Pacer
 from lisiere.values import Reading

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisiere.clock import Clock
-from lisiere.config import ImagesSource
 from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.settings.sources import ImagesSource
 from lisiere.sources.base import FaultReport
 from lisiere.sources.pace import Pacer
 from lisiere.values import Frame

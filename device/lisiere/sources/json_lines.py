@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from lisiere.clock import Clock, parse_ts
-from lisiere.config import SocketSource
 from lisiere.errors import Rejected, Retryable
+from lisiere.settings.sensors import SocketSource
 from lisiere.sources.base import FaultReport
 from lisiere.values import Reading
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from lisiere.clock import Clock
-from lisiere.config import CameraSource, VideoSource
 from lisiere.errors import Permanent, Retryable
+from lisiere.settings.sources import CameraSource, VideoSource
 from lisiere.sources.base import FaultReport
 from lisiere.sources.pace import Pacer
 from lisiere.values import Frame

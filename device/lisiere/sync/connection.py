@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lisiere.clock import Clock
 from lisiere.errors import Retryable
-from lisiere.links import LinkConfig
+from lisiere.settings.links import LinkConfig
 from lisiere.spool import Row, Spool, SpoolReader
 from lisiere.sync.awaited import Awaited
 from lisiere.sync.draft import Draft, Drafter

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lisiere.clock import Clock, rfc3339
-from lisiere.links import LinkConfig
+from lisiere.settings.links import LinkConfig
 from lisiere.spool import Row
 from lisiere.sync.aws_dlr import aws_dlr_message
 from lisiere.sync.envelope import BATCH_SCHEMA, restamp, seal

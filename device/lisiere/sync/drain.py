@@ -19,7 +19,7 @@ from lisiere import __version__
 from lisiere.clock import Clock, rfc3339
 from lisiere.errors import Rejected, Retryable
 from lisiere.health import worth_logging
-from lisiere.links import LinkConfig
+from lisiere.settings.links import LinkConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.sync.awaited import Awaited
 from lisiere.sync.connection import Connection, Inbox, Terms

@@ -8,8 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from lisiere.config import UNIX_PATH_MAX_BYTES
 from lisiere.errors import ConfigError, Permanent
+from lisiere.settings.sensors import UNIX_PATH_MAX_BYTES
 from lisiere_sim.nucleus.flavour import CLASSIC, FLAVOURS, Flavour
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from lisiere.config import CameraSource, Config, ImagesSource
+from lisiere.config import Config
 from lisiere.errors import ConfigError
 from lisiere.greengrass.configuration import component_config, own_part
-from lisiere.links import GreengrassConfig, MqttConfig
+from lisiere.settings.links import GreengrassConfig, MqttConfig
+from lisiere.settings.sources import CameraSource, ImagesSource
 
 PIPELINE = {"name": "p", "source": {"type": "images", "path": "photos"}, "model": "model"}
 

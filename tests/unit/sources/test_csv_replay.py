@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lisiere.clock import ManualClock
-from lisiere.config import CsvSource
 from lisiere.errors import LisiereError, Permanent, Retryable
+from lisiere.settings.sensors import CsvSource
 from lisiere.sources.csv_replay import CsvReplay
 from lisiere.values import Reading
 from support.sources import Faults, Stop

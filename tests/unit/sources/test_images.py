@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lisiere.clock import ManualClock
-from lisiere.config import ImagesSource
 from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.settings.sources import ImagesSource
 from lisiere.sources.images import FILE_MAX_BYTES, Images, read_image
 from lisiere.values import Frame
 from support import forget_opencv

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisiere.clock import ManualClock
-from lisiere.config import SocketSource
 from lisiere.errors import LisiereError, Rejected, Retryable
+from lisiere.settings.sensors import SocketSource
 from lisiere.sources.json_lines import CLIENTS_MAX, LINE_MAX_BYTES, ROWS_MAX, JsonLines
 from lisiere.values import Reading
 

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from lisiere.clock import ManualClock
-from lisiere.config import CameraSource, VideoSource
 from lisiere.errors import Permanent, Retryable
+from lisiere.settings.sources import CameraSource, VideoSource
 from lisiere.sources.video import Camera, Video
 from lisiere.values import Frame
 from support import forget_opencv

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lisiere.clock import ManualClock
-from lisiere.links import LinkConfig
 from lisiere.schema import json_schema
+from lisiere.settings.links import LinkConfig
 from lisiere.spool import Row
 from lisiere.sync.draft import ZSTD, Drafter
 from lisiere.sync.topics import Topics

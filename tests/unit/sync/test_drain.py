@@ -14,7 +14,7 @@ import pytest
 from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig
 from lisiere.errors import Rejected, Retryable
-from lisiere.links import LinkConfig
+from lisiere.settings.links import LinkConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.sync.drain import Drain
 from lisiere.sync.topics import Topics

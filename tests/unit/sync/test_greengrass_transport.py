@@ -10,7 +10,7 @@ import pytest
 
 from lisiere.errors import Rejected, Retryable
 from lisiere.ipc import LITE_FRAME_BYTES, Unauthorized, frame_bytes
-from lisiere.links import GreengrassConfig
+from lisiere.settings.links import GreengrassConfig
 from lisiere.sync.transports import Acked, Denied, Event, Lost, Refused, Will
 from lisiere.sync.transports.greengrass import GreengrassTransport
 

@@ -19,7 +19,7 @@ from lisiere.config import TOPIC_MAX_BYTES
 from lisiere.errors import Rejected, Retryable
 from lisiere.health import worth_logging
 from lisiere.ipc import LITE_FRAME_BYTES, MESSAGE_MAX_BYTES, Nucleus, Unauthorized, frame_bytes
-from lisiere.links import GreengrassConfig
+from lisiere.settings.links import GreengrassConfig
 from lisiere.sync.transports.base import JSON, Acked, Denied, Listener, Lost, Received, Refused, Will
 
 log = logging.getLogger(__name__)

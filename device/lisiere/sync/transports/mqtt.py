@@ -16,7 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from lisiere.errors import Permanent, Retryable
-from lisiere.links import MqttConfig, TlsConfig, exposed
+from lisiere.settings.links import MqttConfig, TlsConfig, exposed
 from lisiere.sync.transports.base import JSON, MESSAGE_MAX_BYTES, Acked, Denied, Listener, Lost, Received, Refused, Will
 
 _NO_TOKEN = 0  # paho's message ids start at 1
