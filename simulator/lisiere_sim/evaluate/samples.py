@@ -1,0 +1,141 @@
+"""The sample models on their held-out data, through the same tasks as on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lisiere.backends import open_model
+from lisiere.clock import SystemClock, parse_ts, rfc3339
+from lisiere.errors import ConfigError
+from lisiere.models import open_package
+from lisiere.models.manifest import WindowInput
+from lisiere.tasks import open_task
+from lisiere.values import Frame, Reading, Window
+from lisiere.windows import WindowBuilder
+from lisiere_sim.evaluate.kind import Record
+from lisiere_sim.evaluate.runs import Run
+from lisiere_sim.models import SOURCE_ROOT
+
+Say = Callable[[int, int], None]  # how many of how many items are done
+# As in the train.py of each: what its model has not seen.
+_DIGITS_SEED, _DIGITS_RENDERINGS = 20_260_132, 4
+_PUMPS, _HEALTHY, _FAULTY = range(2000, 2020), 500, 50
+_SEVERITIES = (0.25, 0.5, 1.0)
+
+
+def find_samples(folder: Path | None) -> Path:
+    """Return the folder of sample models: the given one, `models` here, or that of the source tree.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for base in (folder,) if folder else (Path("models"), SOURCE_ROOT / "models"):
+        if base.is_dir() and all((base / name / "model.yaml").is_file() for name in SAMPLES):
+            return base
+    raise ConfigError(f"There are no sample models ({', '.join(SAMPLES)}) in {folder or 'models'}: name their folder.")
+
+
+class _Model:
+    """A sample model, loaded; a call gives the result's record."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package = open_package(folder)
+        self.opened = open_model(self.package, "auto")
+        self._task = open_task(self.package, self.opened.model, SystemClock())
+
+    def __call__(self, item: Frame | Window, ts: float) -> Record | None:
+        result = self._task(item)
+        if result is None:
+            return None
+        record: Record = {"pipeline": self.package.manifest.name, "ts": rfc3339(ts)}
+        if isinstance(item, Window):
+            record["window"] = {"start": rfc3339(item.start), "end": rfc3339(item.end), "step_s": item.step_s}
+        return record | {"result": msgspec.to_builtins(result.body)}
+
+    @property
+    def window(self) -> WindowInput:
+        how = self.package.manifest.input
+        assert isinstance(how, WindowInput)  # noqa: S101 - co2 and pump take windows
+        return how
+
+
+def digits(folder: Path, say: Say) -> Iterator[Run]:
+    """Frames of digits that training has not seen; labels: one a result, in order."""
+    from lisiere_sim.digits import render
+
+    model = _Model(folder)
+    with np.load(folder / "heldout.npz") as held:
+        glyphs, labels = held["glyphs"], held["labels"]
+    rng = np.random.default_rng(_DIGITS_SEED)
+    results: list[Record] = []
+    total = _DIGITS_RENDERINGS * len(glyphs)
+    for at in range(total):
+        found = model(Frame(render(glyphs[at % len(glyphs)], rng), float(at), "digits", at), float(at))
+        results.append(found or {})
+        say(at + 1, total)
+    model.opened.model.close()
+    yield Run("digits", "classification", results, [str(label) for label in labels] * _DIGITS_RENDERINGS)
+
+
+def co2(folder: Path, say: Say) -> Iterator[Run]:
+    """The held-out years, a forecast each week; labels: the record itself, as times and values, both float64 [n].
+
+    Weeks that were not measured end no window: interpolation has looked past them.
+    """
+    model = _Model(folder)
+    rows = [line.split(",") for line in (folder / "holdout.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    times = np.array([parse_ts(row[0]) for row in rows])
+    values = np.array([float(row[1] or "nan") for row in rows])
+    builder = WindowBuilder(model.window, "co2")
+    results = []
+    for at, (ts, value) in enumerate(zip(times, values, strict=True)):
+        for window in builder.add(Reading(float(ts), (float(value),), "co2")):
+            found = model(window, window.end) if window.end == ts else None
+            results += [found] if found is not None else []
+        say(at + 1, len(times))
+    model.opened.model.close()
+    yield Run("co2", "forecasting", results, (times, values))
+
+
+def pump(folder: Path, say: Say) -> Iterator[Run]:
+    """Pumps that training has not seen: healthy, then with one fault; a run for each fault and severity."""
+    from lisiere_sim.pump import FAULTS, Pump
+
+    model = _Model(folder)
+    length, step_s = model.window.length, model.window.step_s
+    total = len(_PUMPS) * (_HEALTHY + len(FAULTS) * len(_SEVERITIES) * _FAULTY)
+    done = 0
+
+    def scored(pump: Pump, each: int, first: int) -> Iterator[Record]:
+        nonlocal done
+        for at, values in enumerate(pump.samples(each * length).reshape(each, length, 1), start=first):
+            start = at * length * step_s
+            window = Window(values, start, start + (length - 1) * step_s, step_s, 1.0, 0, "pump")
+            found = model(window, window.end)
+            assert found is not None  # noqa: S101 - an anomaly task always answers
+            done += 1
+            say(done, total)
+            yield found
+
+    healthy = [
+        record for number, seed in enumerate(_PUMPS) for record in scored(Pump(seed), _HEALTHY, number * _HEALTHY)
+    ]
+    for fault in FAULTS:
+        for severity in _SEVERITIES:
+            faulty: list[Record] = []
+            for seed in _PUMPS:
+                machine = Pump(seed)
+                machine.set_fault(fault, severity)
+                faulty += scored(machine, _FAULTY, len(healthy) + len(faulty))
+            labels = [(parse_ts(faulty[0]["window"]["start"]), parse_ts(faulty[-1]["window"]["end"]))]
+            yield Run(f"pump-{fault}-{severity:g}", "anomaly", healthy + faulty, labels)
+    model.opened.model.close()
+
+
+SAMPLES: dict[str, Callable[[Path, Say], Iterator[Run]]] = {"digits": digits, "co2": co2, "pump": pump}
+TASKS: dict[str, Any] = {"digits": "classification", "co2": "forecasting", "pump": "anomaly"}
