@@ -74,7 +74,7 @@ def test_a_run_is_drawn(results: Path, tmp_path: Path) -> None:
         ('{"pipeline": "p"}\n', {"": "labels.json"}, "has no `task`, `ts`"),
         (LINE % (0, "normal"), {}, "p has no labels: give --labels p=FILE"),
         (LINE % (0, "normal"), {"q": "labels.json"}, "results of p, and none of q"),
-        ('{"pipeline": "p", "task": "cooking", "result": {}}\n', {}, "of the task 'cooking'"),
+        ('{"pipeline": "p", "task": "cooking", "ts": "1970-01-01", "result": {}}\n', {}, "of the task 'cooking'"),
     ],
 )
 def test_what_is_no_run_is_refused(
