@@ -36,8 +36,8 @@ Source = FrameSource | SensorSource
 class QueueConfig(Part, frozen=True, kw_only=True):
     """Between source and model: `latest` drops the oldest when full, `all` makes the source wait.
 
-    A live camera keeps the `latest` 2 frames unless told otherwise; every other source `all`, 64 frames or 1,024
-    readings of them.
+    A live camera keeps the `latest` frame alone unless told otherwise, so that a slow model sees no old ones; every
+    other source `all`, 64 frames or 1,024 readings of them.
     """
 
     policy: Literal["latest", "all"] | None = None

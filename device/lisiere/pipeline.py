@@ -144,7 +144,7 @@ class Pipeline:
             WindowBuilder(manifest.input, self._source_name) if isinstance(manifest.input, WindowInput) else None
         )
         policy = config.queue.policy or ("latest" if is_live(config.source) else "all")
-        size = config.queue.size or (2 if policy == "latest" else 64 if self._builder is None else 1024)
+        size = config.queue.size or (1 if policy == "latest" else 64 if self._builder is None else 1024)
         self._queue: BoundedQueue[Frame | Reading] = BoundedQueue(size, policy)
         self.stop_reading = threading.Event()
 

@@ -22,12 +22,15 @@ class Frame:
         ts: when it was captured, seconds since the epoch.
         source: the name of the source.
         index: 0, 1, 2, … in the order of capture within one opening of the source.
+        captured: the clock's monotonic seconds when it had arrived whole, which its age is counted from; None where
+            nobody looked.
     """
 
     image: NDArray[np.uint8]
     ts: float
     source: str
     index: int
+    captured: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

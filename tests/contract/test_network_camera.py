@@ -16,6 +16,7 @@ from lisiere.errors import Retryable
 from lisiere.settings.sources import CameraSource
 from lisiere.sources.video import Camera
 from lisiere.values import Frame
+from support.sources import Faults
 
 FRAMES = 40
 
@@ -51,7 +52,7 @@ def url() -> Iterator[str]:
 
 
 def test_frames_arrive_in_order(url: str) -> None:
-    camera = Camera(CameraSource(url=url), "camera", SystemClock())
+    camera = Camera(CameraSource(url=url), "camera", SystemClock(), Faults())
     frames = list(islice(camera.items(threading.Event()), 10))
     assert [frame.index for frame in frames] == list(range(10))
     brightness = [float(frame.image.mean()) for frame in frames]
@@ -61,7 +62,7 @@ def test_frames_arrive_in_order(url: str) -> None:
 
 
 def test_a_camera_that_hangs_up_is_retryable(url: str) -> None:
-    camera = Camera(CameraSource(url=url), "camera", SystemClock())
+    camera = Camera(CameraSource(url=url), "camera", SystemClock(), Faults())
     seen: list[Frame] = []
     with pytest.raises(Retryable, match="gives no more frames"):
         seen.extend(camera.items(threading.Event()))
@@ -69,6 +70,6 @@ def test_a_camera_that_hangs_up_is_retryable(url: str) -> None:
 
 
 def test_a_camera_can_be_opened_again(url: str) -> None:
-    camera = Camera(CameraSource(url=url), "camera", SystemClock())
+    camera = Camera(CameraSource(url=url), "camera", SystemClock(), Faults())
     for _ in range(2):
         assert next(camera.items(threading.Event())).index == 0

@@ -122,7 +122,7 @@ def test_a_compiled_network_under_dlr_names_what_onnx_runtime_names(
     assert len(results) == len(files) == 10
     preprocess = ImagePreprocess(how, TensorSpec(name=given, shape=shape))
     for file, result in zip(files, results, strict=True):
-        expected = session.run(None, {given: preprocess(read_image(file))})[0].reshape(-1)
+        expected = session.run(None, {given: preprocess(read_image(file, 64_000_000))})[0].reshape(-1)
         found = {entry["label"]: entry["score"] for entry in result["result"]["top"]}
         assert result["model"]["backend"] == "dlr"
         assert result["result"]["label"] == classes[int(np.argmax(expected))], file.name

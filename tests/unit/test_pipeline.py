@@ -316,7 +316,7 @@ def test_closing_lets_a_waiting_source_go() -> None:
 @pytest.mark.parametrize(
     ("source", "queue", "policy", "size"),
     [
-        (CameraSource(device="/dev/video0"), QueueConfig(), "latest", 2),
+        (CameraSource(device="/dev/video0"), QueueConfig(), "latest", 1),
         (ImagesSource(path="x"), QueueConfig(), "all", 64),
         (ImagesSource(path="x"), QueueConfig(policy="latest", size=5), "latest", 5),
     ],

@@ -12,7 +12,19 @@ from lisiere.documents import Absolute, Part
 from lisiere.errors import ConfigError
 
 
-class CameraSource(Part, tag="camera", frozen=True, kw_only=True):
+class _Frames(Part, frozen=True, kw_only=True):
+    """What all of them share: `max_megapixels`, above which a frame is refused before it is decoded."""
+
+    # No more than what any task takes: see MAX_PIXELS in tasks/preprocess.py.
+    max_megapixels: Annotated[float, Meta(gt=0, le=64)] = 64.0
+
+    @property
+    def most_pixels(self) -> int:
+        """How many pixels a frame may have."""
+        return round(self.max_megapixels * 1e6)
+
+
+class CameraSource(_Frames, tag="camera", frozen=True, kw_only=True):
     """A camera that OpenCV opens: `device` (a V4L2 path such as /dev/video0) or `url` (rtsp:// or http://)."""
 
     device: str | None = None
@@ -22,7 +34,7 @@ class CameraSource(Part, tag="camera", frozen=True, kw_only=True):
     height: Annotated[int, Meta(ge=16, le=16384)] | None = None
 
 
-class VideoSource(Part, tag="video", frozen=True, kw_only=True):
+class VideoSource(_Frames, tag="video", frozen=True, kw_only=True):
     """A video file, at its own frame rate unless `fps` says otherwise (0: as fast as it can)."""
 
     path: str
@@ -30,7 +42,7 @@ class VideoSource(Part, tag="video", frozen=True, kw_only=True):
     loop: bool = False
 
 
-class ImagesSource(Part, tag="images", frozen=True, kw_only=True):
+class ImagesSource(_Frames, tag="images", frozen=True, kw_only=True):
     """A folder of images in the order of their names, or one image; `fps` 0 means as fast as it can."""
 
     path: str

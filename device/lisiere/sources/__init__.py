@@ -43,7 +43,7 @@ def open_source(config: SourceConfig, channels: tuple[str, ...], clock: Clock, f
         case CameraSource():
             from lisiere.sources.video import Camera
 
-            return Camera(config, name, clock)
+            return Camera(config, name, clock, fault)
         case VideoSource():
             from lisiere.sources.video import Video
 

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisiere.clock import Clock
-from lisiere.errors import Permanent, Rejected, Retryable
+from lisiere.errors import Retryable
 from lisiere.settings.sources import ImagesSource
 from lisiere.sources.base import FaultReport
+from lisiere.sources.decoding import decode_image
+from lisiere.sources.image_header import UnusableImage
 from lisiere.sources.pace import Pacer
 from lisiere.values import Frame
 
@@ -27,6 +29,7 @@ class Images:
     def __init__(self, config: ImagesSource, name: str, clock: Clock, fault: FaultReport) -> None:
         self._config = config
         self._folder = Path(config.path)
+        self._most_pixels = config.most_pixels
         self._name = name
         self._clock = clock
         self._fault = fault
@@ -41,11 +44,11 @@ class Images:
                 if stop.is_set():
                     return
                 try:
-                    image = read_image(file)
-                except Rejected as error:
-                    self._fault("image_unreadable", str(error))
+                    image = read_image(file, self._most_pixels)
+                except UnusableImage as error:
+                    self._fault(error.fault, str(error))
                     continue
-                yield Frame(image, self._clock.now(), self._name, index)
+                yield Frame(image, self._clock.now(), self._name, index, self._clock.monotonic())
                 good, index = good + 1, index + 1
                 if self._config.fps and not pacer.wait(1 / self._config.fps):
                     return
@@ -66,49 +69,20 @@ class Images:
         return files
 
 
-def read_image(file: Path) -> NDArray[np.uint8]:
+def read_image(file: Path, most_pixels: int) -> NDArray[np.uint8]:
     """Decode one image file to uint8 [height, width, 3], BGR.
 
     Raises:
-        Rejected: it is unreadable, too large, truncated or not an image.
+        UnusableImage: it is unreadable, too large, truncated or not an image.
         Permanent: OpenCV is not installed.
     """
     try:
-        import cv2
-    except ImportError as error:
-        raise Permanent("OpenCV is not installed: `pip install lisiere[camera]` brings it.") from error
-    try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-            raise Rejected(f"{file} is not a file.")
+            raise UnusableImage("image_unreadable", f"{file} is not a file.")
         if status.st_size > FILE_MAX_BYTES:
-            raise Rejected(f"{file} has {status.st_size} bytes; {FILE_MAX_BYTES} are allowed.")
+            raise UnusableImage("image_too_large", f"{file} has {status.st_size} bytes; {FILE_MAX_BYTES} are allowed.")
         data = file.read_bytes()
     except OSError as error:
-        raise Rejected(f"{file} cannot be read: {error.strerror}.") from error
-    if not data:
-        raise Rejected(f"{file} is empty.")
-    if _truncated(data):
-        raise Rejected(f"{file} is truncated.")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise Rejected(f"{file} cannot be decoded: {error.err}.") from error
-    if image is None:
-        raise Rejected(f"{file} is not an image that can be decoded.")
-    return np.asarray(image, np.uint8)
-
-
-def _truncated(data: bytes) -> bool:
-    """Whether the file ends before its format's end mark: OpenCV 4 would fill the rest of a JPEG with grey.
-
-    Bytes after the end mark do no harm: cameras append their own data there.
-    """
-    if data.startswith(b"\xff\xd8"):
-        # The last scan must have an end; a thumbnail in the header has its own, before the scan.
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    if data.startswith(b"\x89PNG"):
-        return b"IEND\xaeB`\x82" not in data  # the last chunk's name and checksum, the same in every file
-    if data.startswith(b"BM"):
-        return len(data) < int.from_bytes(data[2:6], "little")
-    return False
+        raise UnusableImage("image_unreadable", f"{file} cannot be read: {error.strerror}.") from error
+    return decode_image(data, str(file), most_pixels)

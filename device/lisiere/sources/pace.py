@@ -25,3 +25,25 @@ class Pacer:
         self._next = max(self._next + interval, now - interval)
         # An event cannot wait for longer than TIMEOUT_MAX, which is centuries.
         return not self._stop.wait(min(max(0.0, self._next - now), threading.TIMEOUT_MAX))
+
+
+class Thinning:
+    """Says of each live frame whether it is wanted: at most `fps` a second are, however fast they come.
+
+    Args:
+        fps: None wants all of them.
+    """
+
+    def __init__(self, clock: Clock, fps: float | None) -> None:
+        self._clock = clock
+        self._interval = 1 / fps if fps else 0.0
+        self._due = clock.monotonic()
+
+    def wanted(self) -> bool:
+        """Whether the frame that has come now is wanted."""
+        now = self._clock.monotonic()
+        if now < self._due:
+            return False
+        # Not later than one interval from now: a camera that was slow is not hurried afterwards.
+        self._due = max(self._due + self._interval, now)
+        return True

@@ -11,35 +11,27 @@ from typing import Any
 import numpy as np
 
 from lisiere.clock import Clock
-from lisiere.errors import Permanent, Retryable
+from lisiere.errors import Retryable
 from lisiere.settings.sources import CameraSource, VideoSource
 from lisiere.sources.base import FaultReport
-from lisiere.sources.pace import Pacer
+from lisiere.sources.decoding import opencv
+from lisiere.sources.image_header import UnusableImage, check_pixels
+from lisiere.sources.pace import Pacer, Thinning
 from lisiere.values import Frame
 
-_SILENT = 0  # LOG_LEVEL_SILENT
 _TIMEOUT_MS = 5000  # to open a network camera, and to get a frame from it
 _DEFAULT_FPS = 25.0  # for files that do not say
 _MOST_FPS = 1000.0  # a file that says more has no frame rate but a clock
 
 
-def _cv2() -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise Permanent("OpenCV is not installed: `pip install lisiere[camera]` brings it.") from error
-    # Every failure is reported in our own words. The name has moved: OpenCV 4 has the first, 5 the second.
-    (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(_SILENT)
-    return cv2
-
-
 class Camera:
-    """A live camera. It yields whatever frame is next; the pipeline's queue keeps the newest."""
+    """A live camera that OpenCV opens. It yields whatever frame is next; the pipeline's queue keeps the newest."""
 
-    def __init__(self, config: CameraSource, name: str, clock: Clock) -> None:
+    def __init__(self, config: CameraSource, name: str, clock: Clock, fault: FaultReport) -> None:
         self._config = config
         self._name = name
         self._clock = clock
+        self._fault = fault
 
     def items(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield frames until stopped, at most `fps` of them a second; see `Source.items`.
@@ -48,22 +40,18 @@ class Camera:
         each later one older.
         """
         capture = self._open()
-        interval = 1 / self._config.fps if self._config.fps else 0.0
-        due = self._clock.monotonic()
+        thinning = Thinning(self._clock, self._config.fps)
         index = 0
         try:
             while not stop.is_set():
                 if not capture.grab():
                     raise Retryable(f"The camera {self._where()} gives no more frames.")
-                now = self._clock.monotonic()
-                if now < due:
+                if not thinning.wanted():
                     continue
-                # Not later than one interval from now: a camera that was slow is not hurried afterwards.
-                due = max(due + interval, now)
                 good, image = capture.retrieve()
                 if not good:
                     raise Retryable(f"A frame of the camera {self._where()} cannot be decoded.")
-                yield Frame(np.asarray(image, np.uint8), self._clock.now(), self._name, index)
+                yield Frame(np.asarray(image, np.uint8), self._clock.now(), self._name, index, self._clock.monotonic())
                 index += 1
         finally:
             capture.release()
@@ -74,7 +62,7 @@ class Camera:
         return self._config.device or re.sub(r"//.*@", "//", re.sub(r"\?.*", "", self._config.url or "", flags=re.S))
 
     def _open(self) -> Any:
-        cv2, config = _cv2(), self._config
+        cv2, config = opencv(), self._config
         if config.device is not None:
             if not Path(config.device).exists():
                 raise Retryable(f"There is no camera at {config.device}.")
@@ -92,6 +80,11 @@ class Camera:
         ):
             if value is not None and config.device is not None:
                 capture.set(key, value)
+        try:
+            _check_declared(cv2, capture, f"The camera {self._where()}", config.most_pixels, self._fault)
+        except Retryable:
+            capture.release()
+            raise
         return capture
 
 
@@ -106,7 +99,7 @@ class Video:
 
     def items(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield the file's frames, once or in a loop; see `Source.items`."""
-        cv2 = _cv2()
+        cv2 = opencv()
         pacer = Pacer(self._clock, stop)
         index = 0
         while not stop.is_set():
@@ -114,6 +107,7 @@ class Video:
             try:
                 if not capture.isOpened():
                     raise Retryable(f"The video {self._config.path} is missing or cannot be decoded.")
+                _check_declared(cv2, capture, f"The video {self._config.path}", self._config.most_pixels, self._fault)
                 declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
                 fps = self._config.fps
                 if fps is None:
@@ -124,7 +118,9 @@ class Video:
                     good, image = capture.read()
                     if not good:
                         break
-                    yield Frame(np.asarray(image, np.uint8), self._clock.now(), self._name, index)
+                    yield Frame(
+                        np.asarray(image, np.uint8), self._clock.now(), self._name, index, self._clock.monotonic()
+                    )
                     seen, index = seen + 1, index + 1
                     if fps and not pacer.wait(1 / fps):
                         return
@@ -137,3 +133,19 @@ class Video:
                 self._fault("video_damaged", f"{self._config.path} gave {seen} of its {declared} frames.")
             if not self._config.loop:
                 return
+
+
+def _check_declared(cv2: Any, capture: Any, what: str, most_pixels: int, fault: FaultReport) -> None:
+    """Check the size that a stream declares, before a frame of it is converted.
+
+    Raises:
+        Retryable: its frames have too many pixels.
+    """
+    # A stream that declares none (0) is found out by its frames; some figures are not finite.
+    width, height = (float(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > most_pixels:
+        try:
+            check_pixels(int(min(width, 1e9)), int(min(height, 1e9)), what, most_pixels)
+        except UnusableImage as error:
+            fault(error.fault, str(error))
+            raise Retryable(str(error)) from error

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from lisiere.clock import ManualClock
 from lisiere.errors import Permanent, Rejected, Retryable
 from lisiere.settings.sources import ImagesSource
-from lisiere.sources.images import FILE_MAX_BYTES, Images, read_image
+from lisiere.sources import images as module
+from lisiere.sources.images import FILE_MAX_BYTES, Images
 from lisiere.values import Frame
 from support import forget_opencv
+from support.pictures import claiming
 from support.sources import Faults, Stop
 
+MOST_PIXELS = ImagesSource(path="x").most_pixels
 FORMATS = (".jpg", ".png", ".bmp", ".webp", ".ppm")
 
 
@@ -31,6 +34,10 @@ def _opencv_is_quiet() -> None:
     # The name has moved: OpenCV 4 has the first, 5 the second.
     found: Any = cv2
     (found.setLogLevel if hasattr(found, "setLogLevel") else found.utils.logging.setLogLevel)(0)
+
+
+def read_image(file: Path) -> NDArray[np.uint8]:
+    return module.read_image(file, MOST_PIXELS)
 
 
 def picture(level: int = 120, height: int = 12, width: int = 16) -> NDArray[np.uint8]:
@@ -308,6 +315,37 @@ def test_a_stop_ends_it(tmp_path: Path) -> None:
 
 
 def test_without_opencv_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.png").write_bytes(encoded(".png"))
     forget_opencv(monkeypatch)
     with pytest.raises(Permanent, match=r"lisiere\[camera\]"):
-        read_image(tmp_path / "x.jpg")
+        read_image(tmp_path / "x.png")
+
+
+def test_each_bad_image_is_counted_under_what_is_wrong_with_it(tmp_path: Path) -> None:
+    bad = {
+        "a.png": claiming(".png", 10_000, 10_000),
+        "b.png": claiming(".png", 0, 40),
+        "c.jpg": encoded(".jpg", noise())[:-2],
+        "d.png": b"GIF89a",
+    }
+    for name, data in {**bad, "e.png": encoded(".png")}.items():
+        (tmp_path / name).write_bytes(data)
+    found, faults = frames(tmp_path)
+    assert faults.names == ["image_too_large", "image_empty", "image_truncated", "image_unreadable"]
+    assert all(name in sentence for name, (_, sentence) in zip(bad, faults, strict=True))
+    assert len(found) == 1
+
+
+def test_the_number_of_pixels_is_bounded_as_configured(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(".png", picture(1, 100, 101)))
+    (tmp_path / "b.png").write_bytes(encoded(".png", picture(1, 100, 100)))
+    found, faults = frames(tmp_path, max_megapixels=0.01)
+    assert (len(found), faults.names) == (1, ["image_too_large"])
+
+
+def test_frames_say_when_they_had_come(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(".png"))
+    clock = ManualClock(100.0)
+    clock.advance(7.0)
+    images = Images(ImagesSource(path=str(tmp_path)), "pictures", clock, Faults())
+    assert [(frame.ts, frame.captured) for frame in images.items(threading.Event())] == [(107.0, 7.0)]

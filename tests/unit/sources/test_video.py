@@ -227,7 +227,7 @@ def test_the_film_is_let_go_however_it_ends(tmp_path: Path, capture: type[Captur
 
 
 def camera(**config: Any) -> Camera:
-    return Camera(CameraSource(**config), "camera", ManualClock(100.0))
+    return Camera(CameraSource(**config), "camera", ManualClock(100.0), Faults())
 
 
 def test_a_missing_camera_is_retryable(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_frames_beyond_the_rate_are_taken_off_the_camera_and_let_go(monkeypatch:
             return super().grab()
 
     monkeypatch.setattr(cv2, "VideoCapture", Live)
-    items = Camera(CameraSource(url="rtsp://camera/1", fps=5.0), "camera", clock).items(threading.Event())
+    items = Camera(CameraSource(url="rtsp://camera/1", fps=5.0), "camera", clock, Faults()).items(threading.Event())
     stamps: list[float] = []
     with pytest.raises(Retryable, match="no more frames"):
         stamps.extend(frame.ts for frame in items)
