@@ -60,6 +60,7 @@ class Window:
         coverage: share of the rows, 0 … 1, that come from real readings.
         imputed: how many rows were interpolated.
         source: the name of the source.
+        real: bool, [length, channels]: which values come from real readings; None: all that are numbers.
     """
 
     values: NDArray[np.float32]
@@ -69,6 +70,7 @@ class Window:
     coverage: float
     imputed: int
     source: str
+    real: NDArray[np.bool_] | None = None
 
     @property
     def complete(self) -> bool:

@@ -132,4 +132,5 @@ class WindowBuilder:
             coverage=float(real.mean()),
             imputed=int((~real & np.isfinite(rows).all(axis=1)).sum()),
             source=self._source,
+            real=real[:, np.newaxis] & np.isfinite(rows),
         )

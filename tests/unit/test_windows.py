@@ -324,3 +324,13 @@ def test_any_reading_at_all_is_taken_or_counted(ts: float, values: list[float]) 
         rfc3339(window.start)
         assert not np.isinf(window.values).any()
     assert builder._last > before or sum(builder.faults.values()) == 1
+
+
+def test_a_window_says_which_of_its_values_are_real() -> None:
+    builder = WindowBuilder(how(length=4, max_gap=1, channels=2), "sensor")
+    windows = [
+        window for ts, *values in ((0, 1, NAN), (1, 2, 5), (3, 4, 7)) for window in builder.add(reading(ts, *values))
+    ]
+    (window,) = windows
+    assert window.real is not None
+    assert window.real.tolist() == [[True, False], [True, True], [False, False], [True, True]]
