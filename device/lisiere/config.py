@@ -16,7 +16,7 @@ from msgspec import Meta, field
 from lisiere.documents import Part, Seconds, read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere.models.package import find_manifest
-from lisiere.settings.links import TLS_FILES, GreengrassConfig, MqttConfig, check_link
+from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
 from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
 
@@ -183,13 +183,8 @@ def _resolve(config: Config, base: Path) -> Config:
         pipelines.append(replace(pipeline, source=source, model=absolute(pipeline.model, f"{at}.model")))
     transport = config.transport
     if isinstance(transport, MqttConfig):
-        if transport.password_file is not None:
-            password_file = absolute(transport.password_file, "$.transport.password_file")
-            transport = replace(transport, password_file=password_file)
-        if transport.tls is not None:
-            given = {key: getattr(transport.tls, key) for key in TLS_FILES}
-            paths = {key: absolute(path, f"$.transport.tls.{key}") for key, path in given.items() if path is not None}
-            transport = replace(transport, tls=replace(transport.tls, **paths))
+        password_file, tls = resolve_secrets(transport.password_file, transport.tls, absolute, "$.transport")
+        transport = replace(transport, password_file=password_file, tls=tls)
     spool = replace(config.spool, path=absolute(config.spool.path, "$.spool.path"))
     return replace(config, pipelines=tuple(pipelines), transport=transport, spool=spool)
 

@@ -6,11 +6,11 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
+from lisiere.brokers import Negotiation
 from lisiere.clock import Clock
 from lisiere.config import Config, PipelineConfig
 from lisiere.errors import ConfigError, LisiereError, Permanent, Rejected
@@ -26,9 +26,6 @@ from lisiere.sync.local import LocalFan, LocalPublish
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Transport
 from lisiere.timeline import Timeline
-
-if TYPE_CHECKING:
-    from lisiere.sync.transports.mqtt import Negotiation
 
 log = logging.getLogger(__name__)
 
@@ -317,7 +314,7 @@ def _transport_of(config: Config) -> Callable[[], Transport] | None:
 
     def make() -> Transport:
         nonlocal known
-        from lisiere.sync.transports.mqtt import MqttTransport, Negotiation
+        from lisiere.sync.transports.mqtt import MqttTransport
 
         known = known or Negotiation(settings.protocol)
         return MqttTransport(settings, config.device, known)

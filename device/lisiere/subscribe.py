@@ -159,8 +159,8 @@ def _address(text: str) -> tuple[str, int | None]:
 
 
 def _context(args: argparse.Namespace, port: int) -> ssl.SSLContext:
+    from lisiere.brokers import tls_context
     from lisiere.settings.links import TlsConfig
-    from lisiere.sync.transports.mqtt import tls_context
 
     if (args.certificate is None) != (args.key is None):
         raise ConfigError("A certificate and its key go together.", "--certificate, --key")

@@ -12,10 +12,11 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 
+from lisiere.brokers import Negotiation
 from lisiere.errors import Permanent, Retryable
 from lisiere.settings.links import MqttConfig
 from lisiere.sync.transports import Acked, Denied, Event, Lost, Refused, Will
-from lisiere.sync.transports.mqtt import MqttTransport, Negotiation
+from lisiere.sync.transports.mqtt import MqttTransport
 from support.brokers import running_mosquitto
 
 WILL = Will("t/status", b"offline")

@@ -21,11 +21,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from lisiere.brokers import tls_context
 from lisiere.errors import Permanent, Retryable
 from lisiere.settings.links import MqttConfig, TlsConfig
 from lisiere.subscriber import Result, Subscriber
 from lisiere.sync.transports import Acked, Event, Will
-from lisiere.sync.transports.mqtt import MqttTransport, tls_context
+from lisiere.sync.transports.mqtt import MqttTransport
 from support import require
 from support.brokers import free_port, running_mosquitto
 from support.wire import Envelopes

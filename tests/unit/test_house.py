@@ -13,13 +13,26 @@ import pytest
 from support import REPOSITORY
 
 DEVICE = REPOSITORY / "device" / "lisiere"
-HEAVY = ("cv2", "dlr", "onnxruntime", "onnx", "awsiot", "awscrt", "tvm", "amqtt", "rich")
+HEAVY = (
+    "cv2",
+    "dlr",
+    "onnxruntime",
+    "onnx",
+    "awsiot",
+    "awscrt",
+    "tvm",
+    "amqtt",
+    "rich",
+    "pymodbus",
+    "serial",
+    "psutil",
+)
 # From the bottom up. A unit may import those on lower floors, and those of its own name.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "clock", "values"}),
     frozenset({"documents", "machine", "terminal"}),
     frozenset({"models", "settings", "timeline"}),
-    frozenset({"config", "health", "windows"}),
+    frozenset({"brokers", "config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync"}),
     frozenset({"pipeline", "supervisor", "schema", "asyncapi", "doctor", "reports", "subscriber"}),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
-from lisiere.documents import Part, Seconds
+from lisiere.documents import Absolute, Part, Seconds
 from lisiere.errors import ConfigError
 
 TLS_FILES = ("ca", "certificate", "key", "crl")
@@ -116,21 +117,42 @@ def check_link(transport: MqttConfig | GreengrassConfig) -> None:
         raise ConfigError("`backlog_zstd` compresses batches: give `backlog_batch_kb`.", "$.transport.backlog_zstd")
     if transport.backlog_zstd and importlib.util.find_spec("zstandard") is None:
         raise ConfigError("zstandard is not installed: pip install 'lisiere[zstd]'.", "$.transport.backlog_zstd")
-    if isinstance(transport, GreengrassConfig):
-        return
-    if transport.password_file is not None and (why := exposed(Path(transport.password_file))):
-        raise ConfigError(why, "$.transport.password_file")
-    tls = transport.tls
+    if isinstance(transport, MqttConfig):
+        check_secrets(transport.password_file, transport.tls, "$.transport")
+
+
+def resolve_secrets(
+    password_file: str | None, tls: TlsConfig | None, absolute: Absolute, at: str
+) -> tuple[str | None, TlsConfig | None]:
+    """Return both with paths that are absolute; `at` is where the configuration has them."""
+    if password_file is not None:
+        password_file = absolute(password_file, f"{at}.password_file")
+    if tls is not None:
+        given = {key: getattr(tls, key) for key in TLS_FILES}
+        tls = replace(
+            tls, **{key: absolute(path, f"{at}.tls.{key}") for key, path in given.items() if path is not None}
+        )
+    return password_file, tls
+
+
+def check_secrets(password_file: str | None, tls: TlsConfig | None, at: str) -> None:
+    """Check that the files are there and that secrets are secret.
+
+    Raises:
+        ConfigError: with the path of what is wrong, below `at`.
+    """
+    if password_file is not None and (why := exposed(Path(password_file))):
+        raise ConfigError(why, f"{at}.password_file")
     if tls is None:
         return
     if (tls.certificate is None) != (tls.key is None):
-        raise ConfigError("`certificate` and `key` go together.", "$.transport.tls")
+        raise ConfigError("`certificate` and `key` go together.", f"{at}.tls")
     for key in TLS_FILES:
         path = getattr(tls, key)
         if path is not None and not Path(path).is_file():
-            raise ConfigError(f"There is no file {path}.", f"$.transport.tls.{key}")
+            raise ConfigError(f"There is no file {path}.", f"{at}.tls.{key}")
     if tls.key is not None and (why := exposed(Path(tls.key))):
-        raise ConfigError(why, "$.transport.tls.key")
+        raise ConfigError(why, f"{at}.tls.key")
 
 
 def exposed(file: Path) -> str:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import ssl
 import threading
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from lisiere.brokers import Negotiation, authenticate
 from lisiere.errors import Permanent, Retryable
-from lisiere.settings.links import MqttConfig, TlsConfig, exposed
+from lisiere.settings.links import MqttConfig
 from lisiere.sync.transports.base import JSON, MESSAGE_MAX_BYTES, Acked, Denied, Listener, Lost, Received, Refused, Will
 
 _NO_TOKEN = 0  # paho's message ids start at 1
 _OVERHEAD_BYTES = 512  # of a PUBLISH beside its payload: topic, properties, header
-_ALPN_PORT, _ALPN = 443, "x-amzn-mqtt-ca"
 _ALIASES_MAX = 128
 
 # Reason codes of MQTT 5 (section 2.4) that say more than that something failed.
@@ -30,51 +29,6 @@ _NOT_AUTHORISED = 0x87
 _TAKEN_OVER = 0x8E
 _NEVER = (0x90, 0x99)  # topic name invalid, payload format invalid: the message can never be taken
 _NO_SUCH_BROKER = (0x9A, 0x9B)  # retain or QoS not supported: nothing here works without them
-
-Version = Literal[4, 5]  # as paho counts: 4 is 3.1.1
-
-
-class Negotiation:
-    """Which version a broker speaks, as far as is known; one for all connections to it.
-
-    Args:
-        protocol: what is configured.
-    """
-
-    def __init__(self, protocol: Literal["auto", "3.1.1", 5] = "auto") -> None:
-        self._fixed = protocol != "auto"
-        self._known = False
-        self.version: Version = 4 if protocol == "3.1.1" else 5
-
-    def accepted(self) -> None:
-        """Hear that the broker took the version."""
-        self._known = True
-
-    def refused(self) -> bool:
-        """Hear that the broker does not speak the version; return whether there is another one to try."""
-        if self._fixed or (self.version == 4 and not self._known):
-            return False
-        self._switch()
-        return True
-
-    def unanswered(self) -> None:
-        """Hear that there was no answer, which may mean the version as long as none was ever taken."""
-        if not self._fixed and not self._known:
-            self._switch()
-
-    def _switch(self) -> None:
-        self.version, self._known = (5 if self.version == 4 else 4), False
-
-
-class _ClosingSocket(ssl.SSLSocket):
-    """A TLS socket that closes when its handshake fails: paho would leave it to the garbage collector."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
 
 
 class _Packed(Properties):  # type: ignore[misc]  # paho's is untyped here
@@ -132,7 +86,7 @@ class MqttTransport:
         client.connect_timeout = self._config.connect_timeout_s
         client.max_inflight_messages_set(self._config.window)
         client.will_set(will.topic, will.payload, qos=1, retain=True)
-        self._configure(client)
+        authenticate(client, self._config)
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
@@ -235,21 +189,6 @@ class MqttTransport:
             listener(Refused(self._refused, "too_large", why))
         return self._refused
 
-    def _configure(self, client: paho.Client) -> None:
-        config = self._config
-        try:
-            if config.username is not None:
-                password = None
-                if config.password_file is not None:
-                    password = _secret(config.password_file).read_text(encoding="utf-8").strip()
-                client.username_pw_set(config.username, password)
-            if config.tls is not None:
-                client.tls_set_context(tls_context(config.tls, config.address[1]))
-        except (OSError, ssl.SSLError, UnicodeDecodeError) as error:
-            # Not the error's own text where it could quote the file.
-            said = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
-            raise Permanent(f"The credentials of the transport cannot be used: {said}") from None
-
     def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             self._refusal, self._reason = str(reason), reason.value
@@ -288,31 +227,3 @@ class MqttTransport:
                 listener(Lost(f"Another client calls itself {self._client_id!r} and has taken the connection over."))
             else:
                 listener(Lost(f"The broker's connection ended: {reason}."))
-
-
-def tls_context(config: TlsConfig, port: int) -> ssl.SSLContext:
-    """Return what a connection to the broker is made with: TLS 1.2 or newer, and the host's name verified.
-
-    Raises:
-        OSError, ssl.SSLError: a file cannot be read or is not what it should be.
-        Permanent: others can read the key.
-    """
-    context = ssl.create_default_context(cafile=config.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = _ClosingSocket
-    if config.certificate is not None and config.key is not None:
-        context.load_cert_chain(config.certificate, _secret(config.key))
-    if config.crl is not None:
-        context.load_verify_locations(cafile=config.crl)
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-    alpn = config.alpn or (_ALPN if port == _ALPN_PORT else None)
-    if alpn is not None:
-        context.set_alpn_protocols([alpn])
-    return context
-
-
-def _secret(path: str) -> Path:
-    """Return the path of a secret, or raise Permanent when others can read it by now."""
-    if why := exposed(Path(path)):
-        raise Permanent(why)
-    return Path(path)
