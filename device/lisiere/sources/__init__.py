@@ -41,9 +41,7 @@ def open_source(config: SourceConfig, channels: tuple[str, ...], clock: Clock, f
     name = source_name(config)
     match config:
         case CameraSource():
-            from lisiere.sources.video import Camera
-
-            return Camera(config, name, clock, fault)
+            return _open_camera(config, name, clock, fault)
         case VideoSource():
             from lisiere.sources.video import Video
 
@@ -60,3 +58,18 @@ def open_source(config: SourceConfig, channels: tuple[str, ...], clock: Clock, f
             from lisiere.sources.json_lines import JsonLines
 
             return JsonLines(config, name, channels, clock, fault)
+
+
+def _open_camera(config: CameraSource, name: str, clock: Clock, fault: FaultReport) -> Source:
+    """By which way its frames come: a program, HTTP, or OpenCV."""
+    if config.csi is not None or config.command is not None:
+        from lisiere.sources.process import ProcessCamera
+
+        return ProcessCamera(config, name, clock, fault)
+    if config.url is not None and config.url.startswith("http"):
+        from lisiere.sources.http_camera import HttpCamera
+
+        return HttpCamera(config, name, clock, fault)
+    from lisiere.sources.video import Camera
+
+    return Camera(config, name, clock, fault)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,15 @@ import numpy as np
 from lisiere.clock import Clock
 from lisiere.errors import Retryable
 from lisiere.settings.sources import CameraSource, VideoSource
+from lisiere.sources.address import shown
 from lisiere.sources.base import FaultReport
 from lisiere.sources.decoding import opencv
 from lisiere.sources.image_header import UnusableImage, check_pixels
 from lisiere.sources.pace import Pacer, Thinning
 from lisiere.values import Frame
 
+_BY_ID = Path("/dev/v4l/by-id")
+_TOLD = 8
 _TIMEOUT_MS = 5000  # to open a network camera, and to get a frame from it
 _DEFAULT_FPS = 25.0  # for files that do not say
 _MOST_FPS = 1000.0  # a file that says more has no frame rate but a clock
@@ -57,15 +59,13 @@ class Camera:
             capture.release()
 
     def _where(self) -> str:
-        """The camera's address without a password: this goes into logs and health messages."""
-        # Up to the last `@`, because passwords may hold `/` and `@`; and cameras take passwords as parameters too.
-        return self._config.device or re.sub(r"//.*@", "//", re.sub(r"\?.*", "", self._config.url or "", flags=re.S))
+        return self._config.device or shown(self._config.url or "")
 
     def _open(self) -> Any:
         cv2, config = opencv(), self._config
         if config.device is not None:
             if not Path(config.device).exists():
-                raise Retryable(f"There is no camera at {config.device}.")
+                raise Retryable(f"There is no camera at {config.device}.{_stable_paths()}")
             capture = cv2.VideoCapture(config.device, cv2.CAP_V4L2)
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         else:
@@ -149,3 +149,15 @@ def _check_declared(cv2: Any, capture: Any, what: str, most_pixels: int, fault: 
         except UnusableImage as error:
             fault(error.fault, str(error))
             raise Retryable(str(error)) from error
+
+
+def _stable_paths() -> str:
+    """A sentence on the cameras that are there, by the paths that stay the same.
+
+    Source: systemd's 60-persistent-v4l.rules, which makes them.
+    """
+    try:
+        found = sorted(str(path) for path in _BY_ID.iterdir())
+    except OSError:
+        return ""
+    return f" There are {', '.join(found[:_TOLD])}." if found else ""
