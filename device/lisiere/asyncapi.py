@@ -44,10 +44,12 @@ class Channel:
 def channels() -> dict[str, Channel]:
     """Return every topic that the device sends on or listens to, by a name of its own."""
     topics = Topics("{prefix}", "{device}")
-    result, backlog = topics.result("{pipeline}"), topics.backlog("{pipeline}")
+    backlog = topics.backlog("{pipeline}")
     command = topics.commands.replace("#", "{command}")
     live = "A result as soon as it is on disk. At least once, in the order of `seq`: deduplicate by `id`."
     late = "A result that waited out an outage or a restart: the same envelope, with `replay` true."
+    event = "Something that lasts begins, changes or ends: a label, an alarm. Numbered with the results."
+    score = "How a forecast did when its time came. Numbered with the results."
     batch = (
         "Many results of the backlog in one message, where `backlog_batch_kb` is set. Deduplicate by the `id` inside."
     )
@@ -56,8 +58,12 @@ def channels() -> dict[str, Channel]:
     gap = "What was never delivered, and why, so that every hole in `seq` is explained. At least once."
     status = "`online` at birth, `stopped` after a clean stop, `offline` by the broker's will."
     return {
-        "result": Channel(result, "result", "send", live),
+        "result": Channel(topics.live("{pipeline}"), "result", "send", live),
+        "event": Channel(topics.live("{pipeline}", "event"), "event", "send", event),
+        "score": Channel(topics.live("{pipeline}", "score"), "score", "send", score),
         "backlog": Channel(backlog, "result", "send", late),
+        "late_event": Channel(backlog, "event", "send", "An event that waited out an outage or a restart."),
+        "late_score": Channel(backlog, "score", "send", "A score that waited out an outage or a restart."),
         "batch": Channel(backlog, "batch", "send", batch),
         "packed": Channel(topics.packed("{pipeline}"), "batch", "send", packed),
         "gap": Channel(topics.gap, "gap", "send", gap),

@@ -116,7 +116,20 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--json", action="store_true", help="print the configuration as it is understood")
 
     schema = _add(commands, "schema", _schema, "print a JSON Schema, or the AsyncAPI document")
-    messages = ["result", "batch", "gap", "status", "health", "metrics", "command", "ack", "reply", "aws-dlr"]
+    messages = [
+        "result",
+        "event",
+        "score",
+        "batch",
+        "gap",
+        "status",
+        "health",
+        "metrics",
+        "command",
+        "ack",
+        "reply",
+        "aws-dlr",
+    ]
     schema.add_argument("name", choices=["config", "manifest", *messages, "asyncapi"])
 
     models = commands.add_parser("models", help="inspect and verify model folders").add_subparsers(

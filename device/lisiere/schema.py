@@ -18,11 +18,13 @@ from lisiere.sync.envelope import (
     AckCommand,
     BatchEnvelope,
     CommandMessage,
+    EventEnvelope,
     GapEnvelope,
     HealthMessage,
     MetricsMessage,
     ReplyMessage,
     ResultEnvelope,
+    ScoreEnvelope,
     StatusMessage,
 )
 from lisiere.values import AnomalyBody, ClassificationBody, ForecastingBody
@@ -32,6 +34,8 @@ DOCUMENTS: dict[str, type[Struct]] = {
     "manifest": Manifest,
     "result": ResultEnvelope,
     "batch": BatchEnvelope,
+    "event": EventEnvelope,
+    "score": ScoreEnvelope,
     "gap": GapEnvelope,
     "status": StatusMessage,
     "health": HealthMessage,

@@ -24,8 +24,8 @@ _TLS_PORT = 8883
 _PASSWORD = "LISIERE_PASSWORD"  # noqa: S105 - the name of a variable
 _NAMES = {"Missed": "missed", "NewEpoch": "new_epoch", "Unreadable": "unreadable", "Link": "link"}
 _EPILOG = f"""\
-One line a result; on standard error what was missed and why, and how devices and connection are. It goes on until
-Ctrl-C, or until --count results came, and exits 3 when anything was missed.
+One line a result, event or score; on standard error what was missed and why, and how devices and connection are. It
+goes on until Ctrl-C, or until --count results came, and exits 3 when anything was missed.
 
 --json prints one JSON object a line instead, for everything: results as the device sent them, and
 {{"event": "missed", "sentence": …}}. The password for --user is read from ${_PASSWORD}.
@@ -65,6 +65,14 @@ def line(event: Event) -> str | None:
         late = " (late)" if event.replay else ""
         quality = "" if event.ts_quality in ("synced", "corrected") else f" ({event.ts_quality})"
         return f"{event.ts}{quality} {event.device}/{event.pipeline}: {_answer(event.result)}{late}"
+    if isinstance(event, subscriber.Occurrence):
+        one = event.event
+        span = f"since {one.since}" if one.phase != "end" else f"from {one.since} to {one.until}"
+        return f"{event.ts} {event.device}/{event.pipeline}: {one.phase} {one.label}, {span}"
+    if isinstance(event, subscriber.Score):
+        skill = "" if event.score.skill is None else f", skill {event.score.skill:.2f}"
+        error = "not measured" if event.score.mae is None else f"off by {event.score.mae:.3f}"
+        return f"{event.ts} {event.device}/{event.pipeline}: the forecast of {event.score.made_ts} was {error}{skill}"
     if isinstance(event, subscriber.Missed):
         return event.sentence
     if isinstance(event, subscriber.Status):
@@ -141,7 +149,8 @@ def _tell(event: Event, as_json: bool) -> None:
         sys.stdout.write(json.dumps(_document(event), ensure_ascii=False) + "\n")
         sys.stdout.flush()
     elif (said := line(event)) is not None:
-        output = sys.stdout if isinstance(event, subscriber.Result) else sys.stderr
+        told = subscriber.Result | subscriber.Occurrence | subscriber.Score
+        output = sys.stdout if isinstance(event, told) else sys.stderr
         output.write(said + "\n")
         output.flush()
 

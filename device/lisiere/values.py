@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -41,11 +42,13 @@ class Reading:
         ts: event time, seconds since the epoch: the sensor's own stamp where it has one.
         values: one number a channel, in the order the source was asked for; NaN where it is missing.
         source: the name of the source.
+        faults: what is wrong with it, by name, such as `stuck:vibration`.
     """
 
     ts: float
     values: tuple[float, ...]
     source: str
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Window:
         imputed: how many rows were interpolated.
         source: the name of the source.
         real: bool, [length, channels]: which values come from real readings; None: all that are numbers.
+        faults: what was wrong with the readings in it, by name, each once.
     """
 
     values: NDArray[np.float32]
@@ -71,6 +75,7 @@ class Window:
     imputed: int
     source: str
     real: NDArray[np.bool_] | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -111,16 +116,76 @@ class AnomalyBody(Struct, frozen=True, kw_only=True):
 Body = ClassificationBody | ForecastingBody | AnomalyBody
 
 
+class InputInfo(Struct, frozen=True, kw_only=True):
+    """How far the input of a result can be trusted.
+
+    Attributes:
+        faults: what is wrong with it, by name, such as `frozen` or `stuck:vibration`; none when nothing is.
+        age_ms: how old it was when the model saw it, where that is known.
+        measures: what the judgement rests on, by name.
+    """
+
+    faults: tuple[str, ...] = ()
+    age_ms: float | None = None
+    measures: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class EventBody(Struct, frozen=True, kw_only=True):
+    """Something that lasts: a label that is seen, an alarm that is on. One `new`, some `update`, one `end`.
+
+    Attributes:
+        event: the same in all messages of one event, and another in each of the pipeline.
+        label: what it is: the class, or `anomalous`.
+        score: the highest so far, where there are scores.
+        since: when it began, and `until` when it was seen last (RFC 3339).
+        count: how many results it rests on so far.
+    """
+
+    event: str
+    phase: Literal["new", "update", "end"]
+    label: str
+    score: float | None
+    since: str
+    until: str
+    count: int
+
+
+class ScoreBody(Struct, frozen=True, kw_only=True):
+    """How a forecast did, told when its time has come.
+
+    Attributes:
+        made_ts: the end of the window that it was made from (RFC 3339).
+        n: how many of its steps were measured in the end, of `steps`.
+        mae: mean absolute error of the median, in the unit of the channel; `naive_mae` that of the seasonal-naive one.
+        skill: 1 - mae / naive_mae, or null where that is not defined.
+        coverage: share of the measured values between the lowest and the highest quantile.
+    """
+
+    made_ts: str
+    n: int
+    steps: int
+    mae: float | None
+    naive_mae: float | None
+    skill: float | None
+    coverage: float | None
+
+
+# What a pipeline may send: results, and what comes of several of them.
+MessageKind = Literal["result", "event", "score"]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a task made of one frame or window.
 
     Attributes:
-        body: the `result` object of the envelope, as docs/contract has it for the task.
+        body: the `result` object of the envelope, as docs/contract has it for the task; None when there is none.
         preprocess_ms, infer_ms, postprocess_ms: where the time went.
+        messages: what else is to be told, in order, behind the result.
     """
 
-    body: Body
-    preprocess_ms: float
-    infer_ms: float
-    postprocess_ms: float
+    body: Body | None
+    preprocess_ms: float = 0.0
+    infer_ms: float = 0.0
+    postprocess_ms: float = 0.0
+    messages: tuple[EventBody | ScoreBody, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lisiere.subscriber import Event, Link, Missed, Result, Status
+from lisiere.subscriber import Event, Link, Missed, Occurrence, Result, Score, Status
 from lisiere.subscriber import Subscriber as LibrarySubscriber
 from lisiere.subscriber.intervals import Intervals
 from lisiere_sim.broker import Address
@@ -89,7 +89,7 @@ class Subscriber:
         self._device = device
         self._changed = threading.Condition()
         self._pipelines: dict[str, Seen] = {}
-        self._highest: dict[tuple[str, str, bool], int] = {}  # epoch, pipeline, replayed -> highest first delivery
+        self._highest: dict[tuple[str, str, type | None], int] = {}  # epoch, pipeline, topic -> highest first delivery
         self._statuses: list[str] = []
         self._watches: list[Watch] = []
         self._failure: str | None = None
@@ -173,7 +173,7 @@ class Subscriber:
     def _take(self, event: Event) -> None:
         """Count one event, on the library's thread."""
         with self._changed:
-            if isinstance(event, Result):
+            if isinstance(event, Result | Occurrence | Score):
                 self._count(event)
             elif isinstance(event, Missed) and event.record is not None:
                 for pipeline, count in event.record.counts.items():
@@ -190,15 +190,18 @@ class Subscriber:
             if watch.done_at is None and not any(self._missing(watch.epoch, *wanted) for wanted in watch.ranges):
                 watch.done_at = time.monotonic()
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: Result | Occurrence | Score) -> None:
         seen = self._pipelines.setdefault(result.pipeline, Seen())
         seen.delivered += 1
         seen.replayed += result.replay
-        topic = result.epoch, result.pipeline, result.replay
+        kind = type(result) if not result.replay else None  # what is late comes on one topic
+        topic = result.epoch, result.pipeline, kind
         if result.seq < self._highest.get(topic, 0):
             seen.disordered += 1
         else:
             self._highest[topic] = result.seq
+        if not isinstance(result, Result):
+            return
         seen.backends[result.model.backend] += 1
         latency = result.latency_ms
         seen.latencies.append(latency.preprocess + latency.infer + latency.postprocess)

@@ -194,7 +194,7 @@ def latency(work: Path, port: int) -> Outcome:
     ear.on_subscribe = lambda *_: subscribed.set()
     ear.connect("127.0.0.1", port)
     ear.loop_start()
-    ear.subscribe(_TOPICS.result("bench"), 0)
+    ear.subscribe(_TOPICS.live("bench"), 0)
     subscribed.wait(10)
     spool = Spool(SpoolConfig(path=str(folder)), SystemClock(), lambda seq: drain.committed(seq))
     drain = _drain(spool, folder, port)

@@ -29,7 +29,7 @@ from lisiere.backends import open_model
 from lisiere.clock import SystemClock
 from lisiere.config import PipelineConfig, SpoolConfig
 from lisiere.models import Package, open_package
-from lisiere.pipeline import Pipeline
+from lisiere.pipeline import Pipeline, model_engine
 from lisiere.settings.sources import ImagesSource
 from lisiere.spool import Spool
 from lisiere.tasks.preprocess import ImagePreprocess
@@ -118,10 +118,8 @@ def overhead(package: Package, rounds: int, work: Path) -> Outcome:
         whole = Pipeline(
             config,
             InMemory(frames),
-            package,
-            open_model(package, "dlr"),
+            model_engine(package, open_model(package, "dlr"), SystemClock()),
             queue,
-            SystemClock(),
             Timeline(SystemClock()),
             health.PipelineHealth("bench"),
         )

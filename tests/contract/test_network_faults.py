@@ -118,7 +118,7 @@ class Line:
         assert not self._thread.is_alive()
         self.wait(lambda: {seq for _, seq in self.arrived} >= set(range(1, total + 1)))
         assert self.spool.waiting == 0
-        for topic in (TOPICS.result("dock"), TOPICS.backlog("dock")):
+        for topic in (TOPICS.live("dock"), TOPICS.backlog("dock")):
             first = list(dict.fromkeys(seq for at, seq in self.arrived if at == topic))
             assert first == sorted(first)
         assert 0 < Counting.most <= WINDOW

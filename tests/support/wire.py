@@ -73,6 +73,7 @@ class Envelopes:
                     "backend_why": "auto: first choice",
                     "target": "x",
                 },
+                "input": {"faults": [], "age_ms": None, "measures": {}},
                 "latency_ms": {"preprocess": 0.5, "infer": 1.0, "postprocess": 0.5},
                 "result": {"label": "7", "score": 0.981, "top": []},
                 "published_ts": "2026-01-31T07:36:16.123Z",
@@ -92,6 +93,23 @@ class Envelopes:
                 "version": "1",
             }
         )
+
+    def event(self, seq: int, pipeline: str = "dock", replay: bool = False, **changes: Any) -> bytes:
+        """A message of an event."""
+        event = {"event": "1", "phase": "new", "label": "7", "score": 0.9, "count": 3}
+        event |= {"since": "2026-01-31T07:36:15.000Z", "until": "2026-01-31T07:36:16.000Z"}
+        return self._beside(seq, pipeline, replay, "event", event | changes)
+
+    def score(self, seq: int, pipeline: str = "dock", replay: bool = False, **changes: Any) -> bytes:
+        """A message of how a forecast did."""
+        score = {"made_ts": "2026-01-31T07:00:00.000Z", "n": 6, "steps": 6, "mae": 0.5, "naive_mae": 1.0}
+        return self._beside(seq, pipeline, replay, "score", score | {"skill": 0.5, "coverage": 0.8} | changes)
+
+    def _beside(self, seq: int, pipeline: str, replay: bool, kind: str, body: dict[str, Any]) -> bytes:
+        message = msgspec.json.decode(self.result(seq, pipeline, replay))
+        for key in ("latency_ms", "input", "result"):
+            del message[key]
+        return msgspec.json.encode({**message, "schema": f"lisiere.{kind}/1", kind: body})
 
     def gap(self, seq: int, ranges: list[tuple[int, int]], counts: dict[str, int]) -> bytes:
         return msgspec.json.encode(

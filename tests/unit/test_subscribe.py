@@ -74,6 +74,18 @@ def test_results_go_to_one_stream_and_what_was_missed_to_the_other(broker: Addre
         assert child.end(signal.SIGTERM) == 3
 
 
+def test_events_and_scores_are_told_in_sentences(broker: Address, device: Device) -> None:
+    with Child(broker) as child:
+        assert child.err.readline() == "sim is online.\n"
+        device.send("event/dock", device.make.event(1))
+        assert child.out.readline() == ("2026-01-31T07:36:16.123Z sim/dock: new 7, since 2026-01-31T07:36:15.000Z\n")
+        device.send("score/dock", device.make.score(2))
+        assert child.out.readline() == (
+            "2026-01-31T07:36:16.123Z sim/dock: the forecast of 2026-01-31T07:00:00.000Z was off by 0.500, skill 0.50\n"
+        )
+        assert child.end(signal.SIGTERM) == 0
+
+
 def test_json_is_one_object_a_line(broker: Address, device: Device, tmp_path: Path) -> None:
     with Child(broker, "--json", "--device", "sim", "--memory", str(tmp_path / "seen.json")) as child:
         assert json.loads(child.out.readline())["schema"] == "lisiere.status/1"

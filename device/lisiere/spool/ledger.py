@@ -17,6 +17,7 @@ from lisiere.clock import TS_MAX, TS_MIN, Clock
 from lisiere.config import Importance, SpoolConfig
 from lisiere.spool.gaps import RECORD_MAX_BYTES, Gone, Reason, gap_bodies, merged
 from lisiere.spool.reader import highest, seed
+from lisiere.values import MessageKind
 
 RANKS: dict[Importance, int] = {"alarm": 0, "result": 1, "sample": 2, "metric": 3}
 GAP_RANK = -1
@@ -24,7 +25,7 @@ _EVICT_ROWS = 256  # evict in lots, so that gap records stay few
 _STEP_S = 2.0  # a clock that differs by more from the passing of time was set
 _EXPIRE_ROWS = 2048  # in one transaction, so that results do not wait behind it
 _INSERT = "INSERT INTO queue (seq, kind, pipeline, class, accepted_ts, expires_ts, body, crc) VALUES "
-_INSERTS = {size: _INSERT + ", ".join(["(?, 'result', ?, ?, ?, ?, ?, ?)"] * size) for size in (128, 32, 8, 1)}
+_INSERTS = {size: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * size) for size in (128, 32, 8, 1)}
 # In a file that was damaged unseen a column may hold another type than it was given.
 _RETURNING = (
     "RETURNING seq, kind, COALESCE(pipeline, ''), COALESCE(CAST(accepted_ts AS REAL), 0), "
@@ -47,8 +48,8 @@ _COUNT = (
 )
 _COLUMNS = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged", "bytes")
 
-# A result as it is handed over: pipeline, class, when accepted, when it expires, body.
-Handed = tuple[str, int, float, float | None, bytes]
+# A message as it is handed over: kind, pipeline, class, when accepted, when it expires, body.
+Handed = tuple[MessageKind, str, int, float, float | None, bytes]
 
 
 @dataclass(slots=True)
@@ -163,16 +164,17 @@ class Ledger:
         seq, expiry = self._now.seq, self._now.expiry
         flat: list[object] = []
         by_pipeline: dict[str, list[int]] = {}
-        for pipeline, rank, ts, expires, body in rows:
+        for kind, pipeline, rank, ts, expires, body in rows:
             seq += 1
-            flat += (seq, pipeline, rank, ts, expires, body, zlib.crc32(body, seed(pipeline) ^ (seq & 0xFFFFFFFF)))
+            crc = zlib.crc32(body, seed(pipeline, kind) ^ (seq & 0xFFFFFFFF))
+            flat += (seq, kind, pipeline, rank, ts, expires, body, crc)
             by_pipeline.setdefault(pipeline, []).append(len(body))
             if expires is not None and (expiry is None or expires < expiry):
                 expiry = expires
         start = 0
         for count, statement in _INSERTS.items():
             while start + count <= len(rows):
-                self._db.execute(statement, flat[7 * start : 7 * (start + count)])
+                self._db.execute(statement, flat[8 * start : 8 * (start + count)])
                 start += count
         for pipeline, lengths in by_pipeline.items():
             self._count(pipeline, "accepted", len(lengths), sum(lengths))

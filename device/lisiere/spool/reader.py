@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lisiere.errors import Permanent, Retryable
+from lisiere.values import MessageKind
 
 FILE_NAME = "spool.db"
+KINDS: tuple[MessageKind, ...] = ("result", "event", "score")
 SCHEMA_VERSION = 2
 
 
@@ -203,17 +205,19 @@ def is_whole(row: Row, crc: object) -> bool:
     """Whether a row is what was written. In a damaged file a column may even hold another type than it was given."""
     if not isinstance(row.body, bytes) or not isinstance(row.pipeline, str):
         return False
-    if row.kind != ("result" if row.pipeline else "gap"):
+    if row.kind not in (KINDS if row.pipeline else ("gap",)):
         return False
-    return crc == checksum(row.seq, row.pipeline, row.body)
+    return crc == checksum(row.seq, row.pipeline, row.body, row.kind)
 
 
-def checksum(seq: int, pipeline: str, body: bytes) -> int:
+def checksum(seq: int, pipeline: str, body: bytes, kind: str = "result") -> int:
     """Return the CRC-32 that a row has."""
-    return zlib.crc32(body, seed(pipeline) ^ (seq & 0xFFFFFFFF))
+    return zlib.crc32(body, seed(pipeline, kind) ^ (seq & 0xFFFFFFFF))
 
 
 @functools.lru_cache(maxsize=256)
-def seed(pipeline: str) -> int:
-    """Return where the checksums of a pipeline's rows start from."""
-    return zlib.crc32(pipeline.encode("utf-8", "surrogatepass"))
+def seed(pipeline: str, kind: str = "result") -> int:
+    """Return where the checksums of a pipeline's rows of one kind start from."""
+    # No pipeline has a slash in its name. Of results and gap records the name alone, as it was before other kinds.
+    named = f"{kind}/{pipeline}" if kind in ("event", "score") else pipeline
+    return zlib.crc32(named.encode("utf-8", "surrogatepass"))

@@ -253,14 +253,14 @@ def insert_row(new: sqlite3.Connection, seq: int, found: Found) -> None:
             row.body,
             found.rank,
             found.expires_ts,
-            checksum(seq, row.pipeline, row.body),
+            checksum(seq, row.pipeline, row.body, row.kind),
         ),
     )
 
 
 def _checksum_of(row: Row) -> int | None:
     typed = isinstance(row.body, bytes) and isinstance(row.pipeline, str)
-    return checksum(row.seq, row.pipeline, row.body) if typed else None
+    return checksum(row.seq, row.pipeline, row.body, row.kind) if typed else None
 
 
 def _found(columns: tuple[Any, ...]) -> Found | None:

@@ -21,6 +21,7 @@ from lisiere.spool.gaps import Reason
 from lisiere.spool.ledger import RANKS, Batch, Ledger
 from lisiere.spool.reader import database_file
 from lisiere.spool.salvage import replacement_file, salvage
+from lisiere.values import MessageKind
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,9 @@ class Spool:
         timeout: float | None = None,
         importance: Importance = "result",
         ttl_s: float | None = None,
+        kind: MessageKind = "result",
     ) -> None:
-        """Hand over one result. It is accepted once committed; `flush` waits for that.
+        """Hand over one message, usually a result. It is accepted once committed; `flush` waits for that.
 
         Args:
             pipeline: the pipeline's name.
@@ -130,6 +132,7 @@ class Spool:
             timeout: seconds to wait while the writer is behind; None waits for as long as the spool is open.
             importance: what is less important is evicted first.
             ttl_s: seconds after which it need not be delivered any more; None means never.
+            kind: which kind of message of the pipeline it is.
 
         Raises:
             Rejected: the body is too large for a message.
@@ -138,7 +141,7 @@ class Spool:
         if len(body) > BODY_MAX_BYTES:
             raise Rejected(f"A result of {len(body)} bytes cannot be sent; {BODY_MAX_BYTES} is the limit.")
         now = self._clock.now()
-        row = (pipeline, RANKS[importance], now, now + ttl_s if ttl_s is not None else None, body)
+        row = (kind, pipeline, RANKS[importance], now, now + ttl_s if ttl_s is not None else None, body)
         with self._lock:  # the bare lock: entering by way of the condition is the larger part of an append
             pending = self._pending
             if self._closing or len(pending.rows) >= _PENDING_ROWS or pending.size >= _PENDING_BYTES:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from lisiere.clock import TS_MAX, TS_MIN, Clock
 from lisiere.config import PIPELINE_NAME
@@ -40,9 +40,13 @@ class Head(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Line(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One row. Times are seconds since 1970; `body` is the envelope without its identity."""
+    """One row. Times are seconds since 1970; `body` is the envelope without its identity.
+
+    `kind` is there for what is neither a result nor a gap record.
+    """
 
     seq: _Seq
+    kind: Literal["event", "score"] | UnsetType = UNSET
     pipeline: str
     importance: Literal["gap", "alarm", "result", "sample", "metric"]
     accepted_ts: _Moment
@@ -113,6 +117,7 @@ def export(folder: Path, out: IO[bytes]) -> Transferred:
                 continue
             line = Line(
                 seq=row.seq,
+                kind=row.kind if row.kind in ("event", "score") else UNSET,  # type: ignore[arg-type]
                 pipeline=row.pipeline,
                 importance=names[found.rank],  # type: ignore[arg-type]
                 accepted_ts=row.accepted_ts,
@@ -217,7 +222,9 @@ def _found(line: Line, body: bytes) -> Found:
     gap = line.importance == "gap"
     rank = GAP_RANK if line.importance == "gap" else RANKS[line.importance]
     return Found(
-        Row(line.seq, "gap" if gap else "result", line.pipeline, line.accepted_ts, body), rank, line.expires_ts
+        Row(line.seq, "gap" if gap else line.kind or "result", line.pipeline, line.accepted_ts, body),
+        rank,
+        line.expires_ts,
     )
 
 

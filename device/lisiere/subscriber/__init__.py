@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from lisiere.subscriber.client import Counts, Subscriber
 from lisiere.subscriber.events import Event, Link, Missed, NewEpoch, Unreadable
+from lisiere.sync.envelope import EventEnvelope as Occurrence
 from lisiere.sync.envelope import GapEnvelope as Gap
 from lisiere.sync.envelope import HealthMessage as Health
 from lisiere.sync.envelope import MetricsMessage as Metrics
 from lisiere.sync.envelope import ResultEnvelope as Result
+from lisiere.sync.envelope import ScoreEnvelope as Score
 from lisiere.sync.envelope import StatusMessage as Status
 from lisiere.values import AnomalyBody as Anomaly
 from lisiere.values import ClassificationBody as Classification
@@ -37,7 +39,9 @@ __all__ = [
     "Metrics",
     "Missed",
     "NewEpoch",
+    "Occurrence",
     "Result",
+    "Score",
     "Status",
     "Subscriber",
     "Unreadable",

@@ -11,7 +11,7 @@ from lisiere.subscriber.events import Missed, NewEpoch
 from lisiere.subscriber.intervals import Range
 from lisiere.subscriber.ledger import Ledger
 from lisiere.subscriber.memory import Seen
-from lisiere.sync.envelope import GapEnvelope, HealthMessage, ResultEnvelope, StatusMessage
+from lisiere.sync.envelope import GapEnvelope, HealthMessage, Sequenced, StatusMessage
 
 _LEDGERS_MAX = 10_000  # device epochs that are remembered; those that were heard of longest ago go
 
@@ -55,7 +55,7 @@ class Book:
             for (device, epoch), ledger in self._ledgers.items()
         ]
 
-    def arrive(self, message: ResultEnvelope | GapEnvelope, now: float) -> bool:
+    def arrive(self, message: Sequenced | GapEnvelope, now: float) -> bool:
         """Note that a message came; return False when it came before, by this name or by its former one."""
         new = self._ledger(message.device, message.epoch, now).arrive(message.seq, now)
         former = _former(message)
@@ -154,7 +154,7 @@ class Book:
             self._offline.discard(device)
 
 
-def _former(message: ResultEnvelope | GapEnvelope) -> tuple[str, int] | None:
+def _former(message: Sequenced | GapEnvelope) -> tuple[str, int] | None:
     """The epoch and seq that a message had before its spool was replaced; what makes no sense counts for none."""
     if message.formerly is UNSET:
         return None

@@ -24,11 +24,12 @@ from lisiere.subscriber.link import Broker, Connection, Message
 from lisiere.subscriber.reading import Typed, read
 from lisiere.subscriber.receipts import Receipts
 from lisiere.subscriber.sorter import Sorter
-from lisiere.sync.envelope import GapEnvelope, HealthMessage, ResultEnvelope, StatusMessage
+from lisiere.sync.envelope import GapEnvelope, HealthMessage, ResultEnvelope, Sequenced, StatusMessage
 
 log = logging.getLogger(__name__)
 
-_KINDS = ("result", "backlog", "gap", "status", "health", "metrics")
+_OF_PIPELINES = ("result", "event", "score", "backlog")
+_KINDS = (*_OF_PIPELINES, "gap", "status", "health", "metrics")
 _HELD_MAX = 10_000  # results of one device that wait for older ones
 _SAVE_S = 5.0
 _PAUSE_S = 0.05  # at least so long between two looks at what is due
@@ -36,7 +37,10 @@ _PAUSE_S = 0.05  # at least so long between two looks at what is due
 
 @dataclass(slots=True)
 class Counts:
-    """What came. `results` and `duplicates` are by (device, pipeline); a duplicate is not handed out again."""
+    """What came. `results` and `duplicates` are by (device, pipeline); a duplicate is not handed out again.
+
+    Events and scores count as results, since they are numbered with them.
+    """
 
     results: Counter[tuple[str, str]] = field(default_factory=Counter)
     duplicates: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -104,7 +108,7 @@ class Subscriber:
         context = ssl.create_default_context() if tls is True else tls or None
         broker = Broker(host, port or (8883 if context else 1883), username, password, context, client_id)
         self._base = f"{prefix}/v1/"
-        kinds = [f"{kind}/#" if kind in ("result", "backlog") else kind for kind in _KINDS]
+        kinds = [f"{kind}/#" if kind in _OF_PIPELINES else kind for kind in _KINDS]
         self._connection = Connection(broker, [f"{self._base}{device}/{kind}" for kind in kinds])
         self._clock = clock or SystemClock()
         self._book = Book(settle_s)
@@ -254,19 +258,19 @@ class Subscriber:
     def _sort_in(self, message: Typed) -> None:
         now = self._clock.monotonic()
         new = True
-        if isinstance(message, ResultEnvelope | GapEnvelope):
+        if isinstance(message, Sequenced | GapEnvelope):
             new = self._book.arrive(message, now)
         elif isinstance(message, StatusMessage | HealthMessage):
             self._book.hear(message, now)
         self._announce()
-        if isinstance(message, ResultEnvelope):
+        if isinstance(message, Sequenced):
             self._sort_in_result(message, new, now)
         elif not isinstance(message, GapEnvelope):
             self._pending.append((message, None))
         elif new and (missed := self._book.explain(message, now)) is not None:
             self._miss(missed)
 
-    def _sort_in_result(self, result: ResultEnvelope, new: bool, now: float) -> None:
+    def _sort_in_result(self, result: Sequenced, new: bool, now: float) -> None:
         place = result.device, result.pipeline
         if not new:
             self.counts.duplicates[place] += 1
@@ -297,7 +301,7 @@ class Subscriber:
         if taken is None:
             return
         event, message = taken
-        if isinstance(event, ResultEnvelope) and self._receipts:
+        if isinstance(event, Sequenced) and self._receipts:
             self._receipts.add(event, self._clock.monotonic())
         if message is not None:
             self._connection.acknowledge(message)
@@ -310,7 +314,7 @@ class Subscriber:
         untaken += [event for event, _ in self._pending] + list(self._sorter.held() if self._sorter else ())
         without: dict[tuple[str, str], list[int]] = {}
         for event in untaken:
-            if isinstance(event, ResultEnvelope):
+            if isinstance(event, Sequenced):
                 without.setdefault((event.device, event.epoch), []).append(event.seq)
         try:
             memory.save(self._memory, self._book.to_remember(without))

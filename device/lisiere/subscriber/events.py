@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from lisiere.sync.envelope import GapEnvelope, HealthMessage, MetricsMessage, ResultEnvelope, StatusMessage
+from lisiere.sync.envelope import GapEnvelope, HealthMessage, MetricsMessage, Sequenced, StatusMessage
 
 # The reasons of gap records, and the two that only a subscriber can find.
 _WHY = {
@@ -81,4 +81,4 @@ class Link(Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-Event = ResultEnvelope | Missed | NewEpoch | StatusMessage | HealthMessage | MetricsMessage | Unreadable | Link
+Event = Sequenced | Missed | NewEpoch | StatusMessage | HealthMessage | MetricsMessage | Unreadable | Link

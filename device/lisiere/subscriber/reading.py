@@ -8,7 +8,16 @@ import msgspec
 from msgspec import Struct
 
 from lisiere.errors import Rejected
-from lisiere.sync.envelope import GapEnvelope, HealthMessage, MetricsMessage, ResultEnvelope, StatusMessage
+from lisiere.sync.envelope import (
+    EventEnvelope,
+    GapEnvelope,
+    HealthMessage,
+    MetricsMessage,
+    ResultEnvelope,
+    ScoreEnvelope,
+    Sequenced,
+    StatusMessage,
+)
 from lisiere.values import AnomalyBody, ClassificationBody, ForecastingBody
 
 _BODIES = {"classification": ClassificationBody, "forecasting": ForecastingBody, "anomaly": AnomalyBody}
@@ -18,11 +27,15 @@ _KINDS: dict[str, Any] = {
     "health": HealthMessage,
     "metrics": MetricsMessage,
 }
+_PIPELINE_MESSAGES: dict[str, type[EventEnvelope | ScoreEnvelope]] = {
+    "lisiere.event/1": EventEnvelope,
+    "lisiere.score/1": ScoreEnvelope,
+}
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _UNPACKED_MAX_BYTES = 16 << 20
 _SEQ_END = 1 << 63  # SQLite's, which gives them
 
-Typed = ResultEnvelope | GapEnvelope | StatusMessage | HealthMessage | MetricsMessage
+Typed = Sequenced | GapEnvelope | StatusMessage | HealthMessage | MetricsMessage
 
 
 class _Batch(Struct):
@@ -49,13 +62,13 @@ def read(kind: str, device: str, payload: bytes) -> list[Typed]:
         if kind in _KINDS:
             found: list[Typed] = [msgspec.json.decode(payload, type=_KINDS[kind])]
         else:
-            found = [_result(one) for one in _envelopes(payload)]
+            found = [_sequenced(one) for one in _envelopes(payload)]
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Rejected(f"It is no {kind} message: {error}") from error
     for message in found:
         if message.device != device:
             raise Rejected(f"It says that it is from {message.device!r}, and its topic that it is from {device!r}.")
-        if isinstance(message, ResultEnvelope | GapEnvelope) and not 0 < message.seq < _SEQ_END:
+        if isinstance(message, Sequenced | GapEnvelope) and not 0 < message.seq < _SEQ_END:
             raise Rejected(f"Its seq is {message.seq}; they start at 1 and end before 2^63.")
         if isinstance(message, GapEnvelope) and any(first < 1 or first > last for first, last in message.ranges):
             raise Rejected("Its ranges are none.")
@@ -71,7 +84,10 @@ def _envelopes(payload: bytes) -> list[bytes]:
     return [bytes(one) for one in msgspec.json.decode(payload, type=_Batch).results]
 
 
-def _result(payload: bytes) -> ResultEnvelope:
+def _sequenced(payload: bytes) -> Sequenced:
+    kind = _PIPELINE_MESSAGES.get(msgspec.json.decode(payload, type=_Schema).schema)
+    if kind is not None:
+        return msgspec.json.decode(payload, type=kind)
     envelope = msgspec.json.decode(payload, type=ResultEnvelope)
     body = msgspec.convert(envelope.result, _BODIES[envelope.task])
     return msgspec.structs.replace(envelope, result=body)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from lisiere.subscriber.intervals import Intervals
-from lisiere.sync.envelope import ResultEnvelope
+from lisiere.sync.envelope import Sequenced
 
 _EVERY = 100
 _LATEST_S = 1.0
@@ -32,7 +32,7 @@ class Receipts:
         self._number = 0
         self.due_at: float | None = None
 
-    def add(self, result: ResultEnvelope, now: float) -> None:
+    def add(self, result: Sequenced, now: float) -> None:
         """Note that a result was taken."""
         self._taken.setdefault((result.device, result.epoch), Intervals()).add(result.seq)
         self._number += 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lisiere.subscriber.intervals import Range
-from lisiere.sync.envelope import ResultEnvelope
+from lisiere.sync.envelope import Sequenced
 
 Key = tuple[str, str]  # device, epoch
 _BEGIN_S = 1.0  # the first result of all waits no longer, since nobody knows whether there is an older one
@@ -18,7 +18,7 @@ _BEGIN_S = 1.0  # the first result of all waits no longer, since nobody knows wh
 class _Lane:
     """The held results of one (device, epoch)."""
 
-    heap: list[tuple[int, ResultEnvelope]] = field(default_factory=list)
+    heap: list[tuple[int, Sequenced]] = field(default_factory=list)
     since: deque[tuple[float, int]] = field(default_factory=deque)  # when each came; the released are dropped in time
     released: int = 0
     begun: bool = False
@@ -40,18 +40,18 @@ class Sorter:
         self._lanes: dict[Key, _Lane] = {}
         self._busy: set[Key] = set()  # those that hold something
 
-    def put(self, result: ResultEnvelope, now: float) -> None:
+    def put(self, result: Sequenced, now: float) -> None:
         """Hold a result; each seq comes once."""
         lane = self._lanes.setdefault((result.device, result.epoch), _Lane())
         heapq.heappush(lane.heap, (result.seq, result))
         lane.since.append((now, result.seq))
         self._busy.add((result.device, result.epoch))
 
-    def take(self, now: float) -> list[ResultEnvelope]:
+    def take(self, now: float) -> list[Sequenced]:
         """Return what is in order by now, or has waited long enough."""
         return [result for key in sorted(self._busy) for result in self._ready(key, self._lanes[key], now)]
 
-    def flush(self, device: str | None = None) -> list[ResultEnvelope]:
+    def flush(self, device: str | None = None) -> list[Sequenced]:
         """Return all that is held (of one device), in order, and forget it."""
         gone = [key for key in self._lanes if device in (None, key[0])]
         self._busy.difference_update(gone)
@@ -62,15 +62,15 @@ class Sorter:
         lanes = [self._lanes[key] for key in self._busy]
         return min((lane.since[0][0] + self._patience(lane) for lane in lanes), default=None)
 
-    def held(self) -> list[ResultEnvelope]:
+    def held(self) -> list[Sequenced]:
         """Return what is held, in no order."""
         return [result for key in self._busy for _, result in self._lanes[key].heap]
 
     def _patience(self, lane: _Lane) -> float:
         return self._wait_s if lane.begun else min(_BEGIN_S, self._wait_s)
 
-    def _ready(self, key: Key, lane: _Lane, now: float) -> list[ResultEnvelope]:
-        ready: list[ResultEnvelope] = []
+    def _ready(self, key: Key, lane: _Lane, now: float) -> list[Sequenced]:
+        ready: list[Sequenced] = []
         overdue, patience = 0, self._patience(lane)
         while lane.since and now >= lane.since[0][0] + patience:
             overdue = max(overdue, lane.since.popleft()[1])

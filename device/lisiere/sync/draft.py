@@ -83,10 +83,10 @@ class Drafter:
         """Return the message of one row."""
         if row.kind == "gap":
             topic, payload = self._topics.gap, self._seal(row, late)
-        elif row.pipeline in self._aws_topics:
+        elif self._as_aws(row):
             topic, payload = self._aws_topics[row.pipeline], aws_dlr_message(restamp(row, self._timeline).body)
         else:
-            topic = self._topics.backlog(row.pipeline) if late else self._topics.result(row.pipeline)
+            topic = self._topics.backlog(row.pipeline) if late else self._topics.live(row.pipeline, row.kind)
             payload = self._seal(row, late)
         return Draft(topic, payload, rows=(row,), late=late, made=self._clock.monotonic())
 
@@ -96,7 +96,7 @@ class Drafter:
 
     def names_seq(self, row: Row) -> bool:
         """Whether the message of a row tells its seq, so that a consumer can acknowledge it."""
-        return row.kind == "gap" or row.pipeline not in self._aws_topics
+        return not self._as_aws(row)
 
     def backlog(self, rows: deque[Row], max_bytes: int, single: Callable[[int], bool]) -> Draft:
         """Take the first row, and with it those that follow in its pipeline and fit into one message.
@@ -129,12 +129,10 @@ class Drafter:
         return self._batch(taken) if len(taken) > 1 else self.one(first, late=True)
 
     def _joins(self, row: Row, pipeline: str, single: Callable[[int], bool]) -> bool:
-        return (
-            row.kind == "result"
-            and row.pipeline == pipeline
-            and pipeline not in self._aws_topics
-            and not single(row.seq)
-        )
+        return row.kind == "result" and row.pipeline == pipeline and not self._as_aws(row) and not single(row.seq)
+
+    def _as_aws(self, row: Row) -> bool:
+        return row.kind == "result" and row.pipeline in self._aws_topics
 
     def _batch(self, rows: Sequence[Row]) -> Draft:
         head = (

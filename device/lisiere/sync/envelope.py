@@ -11,16 +11,17 @@ import re
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from lisiere.clock import TsQuality, parse_ts, rfc3339
 from lisiere.spool import GapBody, Row
 from lisiere.timeline import Origin, Timeline
+from lisiere.values import EventBody, InputInfo, ScoreBody
 
-RESULT_SCHEMA = "lisiere.result/1"
-GAP_SCHEMA = "lisiere.gap/1"
+SCHEMAS = {kind: f"lisiere.{kind}/1" for kind in ("result", "event", "score", "gap")}  # by the kind of a row
+TaskKind = Literal["classification", "forecasting", "anomaly"]
 BATCH_SCHEMA = "lisiere.batch/1"
-# How a body begins that was stamped by a clock that nobody vouched for; the order is that of ResultBody.
+# How a body begins that was stamped by a clock that nobody vouched for; the order is that of _Stamped.
 _ORIGIN = re.compile(rb'\{"ts":"(?P<ts>[^"]+)","ts_quality":"\w+","clock":(?P<origin>\{[^}]*\})')
 
 
@@ -54,19 +55,37 @@ class WindowInfo(Struct, frozen=True, kw_only=True):
     imputed: int
 
 
-class ResultBody(Struct, frozen=True, kw_only=True):
-    """A result as the spool holds it: the envelope without its identity."""
+class _Stamped(Struct, frozen=True, kw_only=True):
+    """What the messages of a pipeline begin with, as the spool holds them."""
 
     ts: str
     ts_quality: TsQuality
     clock: Origin | UnsetType = UNSET  # while the true time is not known
     pipeline: str
     source: str
-    task: Literal["classification", "forecasting", "anomaly"]
+    task: TaskKind
     model: ModelInfo
+
+
+class ResultBody(_Stamped, frozen=True, kw_only=True):
+    """A result as the spool holds it: the envelope without its identity. `input` says how far it can be trusted."""
+
     latency_ms: Latency
+    input: InputInfo = field(default_factory=InputInfo)
     window: WindowInfo | UnsetType = UNSET
     result: Any  # a `values.Body`, the one that `task` says
+
+
+class EventMessage(_Stamped, frozen=True, kw_only=True):
+    """An event as the spool holds it."""
+
+    event: EventBody
+
+
+class ScoreMessage(_Stamped, frozen=True, kw_only=True):
+    """How a forecast did, as the spool holds it."""
+
+    score: ScoreBody
 
 
 class ResultEnvelope(ResultBody, frozen=True, kw_only=True):
@@ -84,6 +103,36 @@ class ResultEnvelope(ResultBody, frozen=True, kw_only=True):
     formerly: str | UnsetType = UNSET
     published_ts: str
     replay: bool
+
+
+class EventEnvelope(EventMessage, frozen=True, kw_only=True):
+    """Something that lasts begins, changes or ends. Its identity is like that of a result, and numbered with them."""
+
+    schema: Literal["lisiere.event/1"]
+    id: str
+    device: str
+    epoch: str
+    seq: int
+    formerly: str | UnsetType = UNSET
+    published_ts: str
+    replay: bool
+
+
+class ScoreEnvelope(ScoreMessage, frozen=True, kw_only=True):
+    """How a forecast did when its time came. Its identity is like that of a result, and numbered with them."""
+
+    schema: Literal["lisiere.score/1"]
+    id: str
+    device: str
+    epoch: str
+    seq: int
+    formerly: str | UnsetType = UNSET
+    published_ts: str
+    replay: bool
+
+
+# What a pipeline sends; each has a seq of its own.
+Sequenced = ResultEnvelope | EventEnvelope | ScoreEnvelope
 
 
 class BatchEnvelope(Struct, frozen=True, kw_only=True):
@@ -242,7 +291,7 @@ def restamp(row: Row, timeline: Timeline) -> Row:
 
     The body on disk stays as it is: the true time may become better known until the row leaves.
     """
-    found = _ORIGIN.match(row.body) if row.kind == "result" else None
+    found = _ORIGIN.match(row.body) if row.kind != "gap" else None
     if found is None:
         return row
     ts = timeline.corrected(parse_ts(found["ts"].decode()), msgspec.json.decode(found["origin"], type=Origin))
@@ -262,9 +311,8 @@ def seal(row: Row, device: str, epoch: str, published: float, replay: bool) -> b
         published: wall time of this publication, seconds since the epoch.
         replay: whether the row waited out an outage.
     """
-    schema = RESULT_SCHEMA if row.kind == "result" else GAP_SCHEMA
     head = (
-        f'{{"schema":"{schema}","id":"{device}:{epoch}:{row.seq}","device":"{device}","epoch":"{epoch}",'
+        f'{{"schema":"{SCHEMAS[row.kind]}","id":"{device}:{epoch}:{row.seq}","device":"{device}","epoch":"{epoch}",'
         f'"seq":{row.seq},'
     )
     tail = f',"published_ts":"{rfc3339(published)}","replay":{"true" if replay else "false"}}}'

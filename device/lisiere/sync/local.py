@@ -89,9 +89,9 @@ class LocalFan:
                     for row in rows:
                         self._count("missed", row.seq - self._at - 1)
                         self._at = row.seq
-                        if row.kind == "result":
+                        if row.kind != "gap":
                             payload = seal(row, self._device, self._spool.epoch, self._clock.now(), False)
-                            self._send(self._topics.result(row.pipeline), payload)
+                            self._send(self._topics.live(row.pipeline, row.kind), payload)
                     if not rows:
                         self._count("missed", newest - self._at)
                         self._at = newest

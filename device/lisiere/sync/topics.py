@@ -14,9 +14,9 @@ class Topics:
         self.metrics = f"{self.base}/metrics"
         self.commands = f"{self.base}/cmd/#"
 
-    def result(self, pipeline: str) -> str:
-        """Where a pipeline's live results go."""
-        return f"{self.base}/result/{pipeline}"
+    def live(self, pipeline: str, kind: str = "result") -> str:
+        """Where a pipeline's live results go, or its events or scores."""
+        return f"{self.base}/{kind}/{pipeline}"
 
     def backlog(self, pipeline: str) -> str:
         """Where what waited out an outage goes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from lisiere.values import Result
+from lisiere.values import EventBody, Result, ScoreBody
 
 
 class Task(Protocol):
@@ -17,3 +17,6 @@ class Task(Protocol):
             Rejected: the item cannot be used.
             Permanent: the model failed.
         """
+
+    def end(self) -> tuple[EventBody | ScoreBody, ...]:
+        """No more items will come: return what is left to be told, such as the end of an event."""

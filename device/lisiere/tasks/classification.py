@@ -13,7 +13,7 @@ from lisiere.errors import Rejected
 from lisiere.models import Package
 from lisiere.models.manifest import Classification, ImageInput
 from lisiere.tasks.preprocess import ImagePreprocess
-from lisiere.values import ClassificationBody, Frame, LabelScore, Result
+from lisiere.values import ClassificationBody, EventBody, Frame, LabelScore, Result, ScoreBody
 
 _FEW_CLASSES = 64
 
@@ -48,6 +48,10 @@ class ClassificationTask:
         ]
         body = ClassificationBody(label=top[0].label, score=top[0].score, top=top)
         return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
+
+    def end(self) -> tuple[EventBody | ScoreBody, ...]:
+        """Nothing is left to be told; see `Task`."""
+        return ()
 
 
 def best_classes(

@@ -11,7 +11,7 @@ from lisiere.clock import Clock, rfc3339
 from lisiere.errors import Rejected
 from lisiere.models import Package
 from lisiere.models.manifest import Anomaly, Forecasting
-from lisiere.values import AnomalyBody, Body, ForecastingBody, Result, Window
+from lisiere.values import AnomalyBody, Body, EventBody, ForecastingBody, Result, ScoreBody, Window
 
 
 class _SeriesTask:
@@ -34,6 +34,10 @@ class _SeriesTask:
             raise Rejected("The model's output is not made of numbers.")
         body = self._answer(window, tensor, output)
         return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
+
+    def end(self) -> tuple[EventBody | ScoreBody, ...]:
+        """Nothing is left to be told; see `Task`."""
+        return ()
 
     @abstractmethod
     def _answer(self, window: Window, tensor: Tensor, output: Tensor) -> Body:

@@ -13,6 +13,7 @@ import yaml
 import lisiere
 from lisiere.config import parse_config
 from lisiere.models.package import open_package
+from lisiere.spool.reader import KINDS
 from lisiere.sync.topics import Topics
 from lisiere_sim.nucleus.components.recipe import read_recipe
 from lisiere_sim.nucleus.flavour import CLASSIC, LITE, Flavour
@@ -106,9 +107,12 @@ def test_its_own_topics_are_allowed_and_no_others() -> None:
         service: [resource for policy in policies.values() for resource in policy["resources"]]
         for service, policies in defaults()["accessControl"].items()
     }
+    live = [topics.live("p", kind) for kind in KINDS]
     mqtt = services["aws.greengrass.ipc.mqttproxy"]
-    for topic in (topics.status, topics.health, topics.metrics, topics.gap, topics.result("p"), topics.backlog("p")):
+    for topic in (topics.status, topics.health, topics.metrics, topics.gap, *live, topics.backlog("p")):
         assert any(matches(topic, resource) for resource in mqtt), topic
+    for topic in live:  # to other components of the device
+        assert any(matches(topic, resource) for resource in services["aws.greengrass.ipc.pubsub"]), topic
     for topic in ("lisiere/v1/some-thing", "lisiere/v1/some-thing/other", "lisiere/v2/some-thing/gap", "other/topic"):
         assert not any(matches(topic, resource) for resource in mqtt), topic
     for resources in services.values():

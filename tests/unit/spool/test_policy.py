@@ -20,7 +20,7 @@ from lisiere.config import Importance, SpoolConfig
 from lisiere.spool import SpoolReader, database_file
 from lisiere.spool.file import connect
 from lisiere.spool.gaps import GapBody, Reason
-from lisiere.spool.ledger import RANKS, Batch, Ledger
+from lisiere.spool.ledger import RANKS, Batch, Handed, Ledger
 
 ROWS = 100
 
@@ -48,7 +48,7 @@ class Policy(RuleBasedStateMachine):
 
     def apply(self, batch: Batch) -> None:
         before = self.ledger.totals.seq
-        for at, (pipeline, rank, _, expires, _) in enumerate(batch.rows):
+        for at, (_, pipeline, rank, _, expires, _) in enumerate(batch.rows):
             self.accepted[before + 1 + at] = (pipeline, rank, expires)
         held = {seq for seq, gap in self.waiting().items() if gap is None}
         held |= set(range(before + 1, before + 1 + len(batch.rows)))
@@ -77,7 +77,7 @@ class Policy(RuleBasedStateMachine):
         now = self.clock.now()
         expires = now + ttl_s if ttl_s is not None else None
         body = b'{"x":"%s"}' % (b"y" * size)
-        self.apply(Batch([(pipeline, RANKS[importance], now, expires, body)] * count, count * len(body)))
+        self.apply(Batch([("result", pipeline, RANKS[importance], now, expires, body)] * count, count * len(body)))
 
     @rule(data=st.data(), aside=st.none() | st.sampled_from(["too_large", "refused", "spool_damaged"]))
     def let_go(self, data: st.DataObject, aside: Reason | None) -> None:
@@ -162,7 +162,7 @@ def test_gap_records_stay_few_though_every_second_row_goes(ledger: Ledger, tmp_p
     for _ in range(30):
         row = (RANKS["alarm"], 0.0, None, b'{"x":1}')
         other = (RANKS["metric"], 0.0, None, b'{"x":1}')
-        ledger.apply(Batch([("dock", *row), ("yard", *other)] * 100, 200 * 7))
+        ledger.apply(Batch([("result", "dock", *row), ("result", "yard", *other)] * 100, 200 * 7))
     reader = SpoolReader(tmp_path)
     rows = reader.after(0, 10_000)
     gaps = [msgspec.json.decode(row.body, type=GapBody) for row in rows if row.kind == "gap"]
@@ -184,7 +184,7 @@ def test_setting_the_clock_makes_nothing_older(step: float, tmp_path: Path) -> N
     clock = Stepped()
     db = connect(database_file(tmp_path), clock, None)
     ledger = Ledger(db, SpoolConfig(path=str(tmp_path)), clock)
-    ledger.apply(Batch([("dock", 1, clock.now(), clock.now() + 60, b'{"x":1}')], 7))
+    ledger.apply(Batch([("result", "dock", 1, clock.now(), clock.now() + 60, b'{"x":1}')], 7))
     clock.advance(step)
     behind = -step  # wall time alone
     ledger.apply(Batch())
@@ -206,7 +206,7 @@ def test_evicting_and_expiring_read_no_more_than_they_take(tmp_path: Path) -> No
     statements: set[str] = set()
     for _ in range(3):
         db.set_trace_callback(statements.add)
-        row = ("dock", 1, clock.now(), clock.now() + 30, b'{"x":1}')
+        row: Handed = ("result", "dock", 1, clock.now(), clock.now() + 30, b'{"x":1}')
         ledger.apply(Batch([row] * 900, 900 * 7, acknowledged=[3, 5], aside=[(7, "refused")]))
         clock.advance(20)
         db.set_trace_callback(None)

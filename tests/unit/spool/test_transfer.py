@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from lisiere.clock import ManualClock
 from lisiere.config import SpoolConfig
 from lisiere.errors import Permanent, Rejected
 from lisiere.spool import Counts, Spool, SpoolReader, database_file
+from lisiere.spool.reader import KINDS
 from lisiere.spool.transfer import export, import_lines
 from lisiere.spool.verify import verify
 
@@ -165,3 +167,30 @@ def test_a_damaged_spool_is_told_and_exported_as_far_as_it_reads(
     assert main(["spool", "verify", str(rescued)]) == 3
     assert main(["spool", "export", str(rescued), str(tmp_path / "nothing")]) == 3
     assert "0 rows" in capsys.readouterr().err
+
+
+def test_events_and_scores_stay_what_they_are(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "mixed")
+    for kind in KINDS:
+        spool.append("dock", b'{"n":1}', kind=kind)
+    assert spool.close()
+    import_lines(io.BytesIO(exported(tmp_path / "mixed")), tmp_path / "new", CLOCK)
+    for folder in ("mixed", "new"):
+        reader = SpoolReader(tmp_path / folder)
+        assert [row.kind for row in reader.after(0, 10)] == list(KINDS)
+        reader.close()
+
+
+def test_a_kind_that_changes_on_the_disk_is_seen(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    spool.append("dock", b'{"n":1}', kind="event")
+    assert spool.close()
+    db = sqlite3.connect(database_file(tmp_path))
+    db.execute("UPDATE queue SET kind = 'score'")
+    db.commit()
+    db.close()
+    damaged: list[int] = []
+    reader = SpoolReader(tmp_path, damaged.extend)
+    assert reader.after(0, 10) == []
+    assert damaged == [1]
+    reader.close()

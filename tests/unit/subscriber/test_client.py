@@ -67,7 +67,7 @@ def seqs(events: list[Event]) -> list[int]:
 def test_what_is_exported() -> None:
     assert set(lisiere.subscriber.__all__) == {
         "Anomaly", "Classification", "Counts", "Event", "Forecast", "Gap", "Health", "Link", "Metrics", "Missed",
-        "NewEpoch", "Result", "Status", "Subscriber", "Unreadable",
+        "NewEpoch", "Occurrence", "Result", "Score", "Status", "Subscriber", "Unreadable",
     }  # fmt: skip
     for name in lisiere.subscriber.__all__:
         assert getattr(lisiere.subscriber, name) is not None
@@ -384,3 +384,13 @@ def test_closing_ends_an_iteration(broker: Address) -> None:
 def test_no_broker_is_said_to_be_away() -> None:
     with pytest.raises(Retryable, match="cannot be reached"), Subscriber("127.0.0.1", free_port()):
         pass
+
+
+def test_events_and_scores_are_numbered_with_the_results(broker: Address, device: Device) -> None:
+    with Subscriber(*broker, device="sim", order="seq") as subscriber:
+        device.results(1)
+        device.send("score/dock", device.make.score(3))
+        device.send("backlog/dock", device.make.event(2, replay=True))
+        found = take(subscriber, 3)
+    assert [type(event) for event in found] == [Result, lisiere.subscriber.Occurrence, lisiere.subscriber.Score]
+    assert subscriber.counts.results == {("sim", "dock"): 3}

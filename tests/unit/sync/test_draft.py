@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import deque
 from typing import Any
 
 import jsonschema
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,3 +104,20 @@ def test_a_compressed_batch_has_a_topic_of_its_own_and_says_how_large_it_was() -
 def test_what_names_no_seq_cannot_be_acknowledged_by_a_consumer() -> None:
     make = drafter()
     assert [make.names_seq(row(1, pipeline)) for pipeline in ("dock", "", "old")] == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", ["event", "score"])
+def test_events_and_scores_have_topics_of_their_own_and_leave_one_by_one(kind: str) -> None:
+    make = drafter(backlog_batch_kb=100)
+    other = dataclasses.replace(row(2), kind=kind)
+    live = make.one(other, late=False)
+    assert live.topic == f"{BASE}/{kind}/dock"
+    assert json.loads(live.payload)["schema"] == f"lisiere.{kind}/1"
+    late = deque([row(1), other, row(3), row(4)])
+    sent = []
+    while late:
+        sent.append(make.backlog(late, 131_072, lambda _seq: False))
+    assert [draft.seqs for draft in sent] == [[1], [2], [3, 4]]
+    assert {draft.topic for draft in sent} == {f"{BASE}/backlog/dock"}
+    # What a pipeline for AWS's component sends beside its results is in our own form.
+    assert make.one(dataclasses.replace(row(1, "old"), kind=kind), late=False).topic == f"{BASE}/{kind}/old"

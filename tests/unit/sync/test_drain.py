@@ -108,8 +108,8 @@ def test_birth_then_live_results_then_a_clean_stop(rig: Rig) -> None:
     assert rig.error is None
     assert [envelope["state"] for envelope in rig.envelopes(TOPICS.status)] == ["online", "stopped"]
     assert all(message.retain for message in rig.broker.of(TOPICS.status))
-    assert rig.seqs(TOPICS.result("dock")) == [1, 2, 3, 4, 5]
-    assert [envelope["replay"] for envelope in rig.envelopes(TOPICS.result("dock"))] == [False] * 5
+    assert rig.seqs(TOPICS.live("dock")) == [1, 2, 3, 4, 5]
+    assert [envelope["replay"] for envelope in rig.envelopes(TOPICS.live("dock"))] == [False] * 5
     assert rig.spool.waiting == 0
 
 
@@ -120,7 +120,7 @@ def test_what_waited_goes_to_the_backlog_topic_marked_as_replay(rig: Rig) -> Non
     rig.join()
     assert rig.seqs(TOPICS.backlog("dock")) == list(range(1, 41))
     assert all(envelope["replay"] for envelope in rig.envelopes(TOPICS.backlog("dock")))
-    assert rig.broker.of(TOPICS.result("dock")) == []
+    assert rig.broker.of(TOPICS.live("dock")) == []
 
 
 def test_a_lost_connection_publishes_the_will_and_raises(rig: Rig) -> None:
@@ -154,7 +154,7 @@ def test_nothing_is_lost_over_outages_and_each_topic_is_in_order(rig: Rig) -> No
     rig.start()
     rig.drain.finish()
     rig.join()
-    live, late = rig.seqs(TOPICS.result("dock")), rig.seqs(TOPICS.backlog("dock"))
+    live, late = rig.seqs(TOPICS.live("dock")), rig.seqs(TOPICS.backlog("dock"))
     assert set(live) | set(late) == set(range(1, 151))
     for seqs in (live, late):
         first = list(dict.fromkeys(seqs))
@@ -188,7 +188,7 @@ def test_live_results_do_not_wait_behind_a_backlog_and_it_moves_all_the_same(tmp
     rig.drain.finish()
     rig.join()
     order = [message.topic for message in rig.broker.messages]
-    live_done = max(at for at, topic in enumerate(order) if topic == TOPICS.result("dock"))
+    live_done = max(at for at, topic in enumerate(order) if topic == TOPICS.live("dock"))
     late_before = sum(topic == TOPICS.backlog("dock") for topic in order[:live_done])
     assert late_before < 250, "live results waited for the backlog"
     assert late_before > 8, "the backlog stood still"
@@ -264,7 +264,7 @@ def test_commands_are_asked_for_and_passed_on(tmp_path: Path) -> None:
     assert connection.subscriptions == ["lisiere/v1/pi-1/cmd/#"]
     connection.receive("lisiere/v1/pi-1/cmd/ping", b"{}")
     rig.append(1)
-    rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
+    rig.wait(lambda: len(rig.broker.of(TOPICS.live("dock"))) == 1)
     assert heard == [("lisiere/v1/pi-1/cmd/ping", b"{}")]
     rig.close()
 
@@ -301,7 +301,7 @@ def test_commands_that_were_refused_are_asked_for_again_on_the_same_connection(
     rig.start()
     rig.wait(lambda: len(rig.broker.of(TOPICS.status)) == 1)
     rig.append(1)
-    rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
+    rig.wait(lambda: len(rig.broker.of(TOPICS.live("dock"))) == 1)
     (connection,) = rig.broker.connections
     rig.drain.stop()
     rig.join()
@@ -316,7 +316,7 @@ def test_it_is_connected_once_its_birth_is_acknowledged(rig: Rig) -> None:
     rig.broker.acknowledging = True
     rig.broker.connections[0].acknowledge_all()
     rig.append(1)
-    rig.wait(lambda: len(rig.broker.of(TOPICS.result("dock"))) == 1)
+    rig.wait(lambda: len(rig.broker.of(TOPICS.live("dock"))) == 1)
     assert rig.drain.connected
     rig.drain.stop(farewell=False)
     rig.join()
@@ -324,14 +324,14 @@ def test_it_is_connected_once_its_birth_is_acknowledged(rig: Rig) -> None:
 
 
 def test_a_connection_that_may_say_how_the_device_is_stays_though_its_results_are_denied(rig: Rig) -> None:
-    rig.broker.denied = frozenset({TOPICS.result("dock"), TOPICS.backlog("dock")})
+    rig.broker.denied = frozenset({TOPICS.live("dock"), TOPICS.backlog("dock")})
     rig.start()
     rig.wait(lambda: len(rig.broker.of(TOPICS.status)) == 1)
     rig.append(3)
     end = time.monotonic() + 10
     while rig.drain.denial is None and time.monotonic() < end:
         time.sleep(0.01)  # the drain's thread tells nobody but who asks
-    assert rig.drain.denial == f"Not on {TOPICS.result('dock')}."
+    assert rig.drain.denial == f"Not on {TOPICS.live('dock')}."
     assert rig.drain.send(TOPICS.health, b"{}")
     assert rig.thread is not None
     assert rig.thread.is_alive()
@@ -339,7 +339,7 @@ def test_a_connection_that_may_say_how_the_device_is_stays_though_its_results_ar
 
 
 def test_a_connection_that_may_do_nothing_is_given_up(rig: Rig) -> None:
-    rig.broker.denied = frozenset({TOPICS.status, TOPICS.result("dock"), TOPICS.backlog("dock")})
+    rig.broker.denied = frozenset({TOPICS.status, TOPICS.live("dock"), TOPICS.backlog("dock")})
     rig.append(3)
     rig.start()
     rig.join()
@@ -382,7 +382,7 @@ def test_the_backlog_has_its_share_while_live_results_come(tmp_path: Path) -> No
     rig.drain.finish()
     rig.join()
     order = [message.topic for message in rig.broker.messages]
-    live_done = max(at for at, topic in enumerate(order) if topic == TOPICS.result("dock"))
+    live_done = max(at for at, topic in enumerate(order) if topic == TOPICS.live("dock"))
     beside = sum(topic == TOPICS.backlog("dock") for topic in order[4:live_done])
     assert 40 <= beside <= 80  # as many as live ones
     rig.close()
@@ -515,7 +515,7 @@ def test_what_no_consumer_acknowledges_in_time_is_sent_again(tmp_path: Path) -> 
     rig.start()
     rig.wait(lambda: bool(rig.broker.of(TOPICS.status)))
     rig.append(3)
-    rig.wait(lambda: sorted(rig.seqs(TOPICS.result("dock"))) == [1, 2, 3])
+    rig.wait(lambda: sorted(rig.seqs(TOPICS.live("dock"))) == [1, 2, 3])
     rig.wait(lambda: set(rig.seqs(TOPICS.backlog("dock"))) == {1, 2, 3})
     assert all(envelope["replay"] for envelope in rig.envelopes(TOPICS.backlog("dock")))
     assert rig.spool.waiting == 3

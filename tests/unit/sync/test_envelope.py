@@ -39,7 +39,7 @@ def test_the_identity_goes_around_the_stored_bytes(
 def test_topics() -> None:
     topics = Topics("lisiere", "pi-1")
     assert topics.status == "lisiere/v1/pi-1/status"
-    assert topics.result("dock") == "lisiere/v1/pi-1/result/dock"
+    assert topics.live("dock") == "lisiere/v1/pi-1/result/dock"
     assert topics.backlog("dock") == "lisiere/v1/pi-1/backlog/dock"
     assert topics.gap == "lisiere/v1/pi-1/gap"
     assert topics.health == "lisiere/v1/pi-1/health"

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lisiere.backends import Opened, Tensor, open_model
+from lisiere.backends import Tensor, open_model
 from lisiere.clock import ManualClock, SystemClock
 from lisiere.config import DeliveryConfig, PipelineConfig, QueueConfig, Source, SpoolConfig
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere.health import PipelineHealth
 from lisiere.models import TensorSpec, open_package
-from lisiere.pipeline import BoundedQueue, Pipeline, check_pairing, open_pipeline
+from lisiere.pipeline import Pipeline, check_pairing, model_engine, open_pipeline
+from lisiere.schema import json_schema
 from lisiere.settings.sensors import CsvSource
 from lisiere.settings.sources import CameraSource, ImagesSource
 from lisiere.spool import Spool, SpoolReader
 from lisiere.timeline import Timeline
-from lisiere.values import Frame, Reading
+from lisiere.values import ClassificationBody, EventBody, Frame, Reading, Result, ScoreBody
 from support import tiny
 
 
@@ -53,10 +55,8 @@ class Rig:
         self.pipeline = Pipeline(
             config,
             Listed(items),
-            opened,
-            open_model(opened, "onnx"),
+            model_engine(opened, open_model(opened, "onnx"), ManualClock()),
             self.spool,
-            ManualClock(),
             Timeline(ManualClock()),
             self.health,
         )
@@ -207,11 +207,45 @@ class Broken:
 
 def test_a_model_that_fails_ends_the_unit_with_its_reason(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(1))
-    rig.pipeline._task._model = Broken()  # type: ignore[attr-defined]
+    rig.pipeline._engine.task._model = Broken()  # type: ignore[attr-defined]
     rig.pipeline.read()
     with pytest.raises(Permanent, match="gave up"):
         rig.pipeline.work()
     rig.spool.close()
+
+
+class Talkative:
+    """A task that has more to tell than results: a score with the second item, without a result, and an end."""
+
+    EVENT = EventBody(event="1", phase="new", label="7", score=0.9, since="s", until="u", count=1)
+    SCORE = ScoreBody(made_ts="m", n=1, steps=2, mae=0.5, naive_mae=1.0, skill=0.5, coverage=1.0)
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def __call__(self, item: Any) -> Result:  # noqa: ARG002
+        self._asked += 1
+        if self._asked == 2:
+            return Result(None, messages=(self.SCORE,))
+        return Result(ClassificationBody(label="7", score=0.9, top=[]), messages=(self.EVENT,))
+
+    def end(self) -> tuple[EventBody, ...]:
+        return (msgspec.structs.replace(self.EVENT, phase="end"),)
+
+
+def test_what_a_task_tells_beside_its_results_follows_them_in_order(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(2))
+    rig.pipeline._engine = dataclasses.replace(rig.pipeline._engine, task=Talkative())
+    told = rig.run()
+    assert [next(key for key in ("result", "event", "score") if key in one) for one in told] == [
+        "result", "event", "score", "event",
+    ]  # fmt: skip
+    assert [told[1]["event"]["phase"], told[3]["event"]["phase"]] == ["new", "end"]
+    assert rig.counters == {"read": 2, "results": 1}
+    for one in told:
+        kind = next(key for key in ("result", "event", "score") if key in one)
+        identity = {"schema": f"lisiere.{kind}/1", "id": "a:b:1", "device": "a", "epoch": "b", "seq": 1}
+        jsonschema.validate({**one, **identity, "published_ts": "p", "replay": False}, json_schema(kind))
 
 
 def test_a_model_that_gives_no_numbers_is_counted(tmp_path: Path) -> None:
@@ -220,7 +254,7 @@ def test_a_model_that_gives_no_numbers_is_counted(tmp_path: Path) -> None:
             return {"scores": np.full((1, 3), np.nan, np.float32)}
 
     rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(2))
-    rig.pipeline._task._model = NotNumbers()  # type: ignore[attr-defined]
+    rig.pipeline._engine.task._model = NotNumbers()  # type: ignore[attr-defined]
     assert rig.run() == []
     assert rig.counters["input_rejected"] == 2
 
@@ -262,55 +296,9 @@ def test_opening_warms_the_model_up_and_says_which_backend_runs(tmp_path: Path) 
     )
     pipeline = open_pipeline(config, "$.pipelines[0]", spool, SystemClock(), Timeline(SystemClock()), health)
     assert health.backend == "onnx"
-    assert isinstance(pipeline._opened, Opened)
+    assert pipeline.model.backend == "onnx"
     pipeline.close()
     spool.close()
-
-
-@given(st.lists(st.integers(), max_size=60), st.integers(1, 10))
-def test_latest_keeps_the_newest(items: list[int], size: int) -> None:
-    queue: BoundedQueue[int] = BoundedQueue(size, "latest")
-    kept = [queue.put(item) for item in items]
-    assert kept.count(False) == max(0, len(items) - size)
-    queue.close()
-    taken: list[int] = []
-    while got := queue.take():
-        assert len(got) == 1
-        taken += got
-    assert taken == items[-size:]
-
-
-def test_all_makes_the_source_wait_and_drops_nothing() -> None:
-    queue: BoundedQueue[int] = BoundedQueue(2, "all")
-    taken: list[int] = []
-    most = 0
-
-    def consume() -> None:
-        nonlocal most
-        while got := queue.take():
-            most = max(most, len(got))
-            taken.extend(got)
-
-    consumer = threading.Thread(target=consume)
-    consumer.start()
-    assert all(queue.put(at) for at in range(1000))
-    queue.close()
-    consumer.join(10)
-    assert taken == list(range(1000))
-    assert most <= 2
-
-
-def test_closing_lets_a_waiting_source_go() -> None:
-    queue: BoundedQueue[int] = BoundedQueue(1, "all")
-    assert queue.put(1)
-    outcome: list[bool] = []
-    producer = threading.Thread(target=lambda: outcome.append(queue.put(2)))
-    producer.start()
-    queue.close()
-    producer.join(10)
-    assert outcome == [False]
-    assert queue.take() == [1]
-    assert queue.take() == []
 
 
 @pytest.mark.parametrize(

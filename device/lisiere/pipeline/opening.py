@@ -1,0 +1,118 @@
+"""Opening a pipeline: its model verified, loaded and warm, and a source that fits it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from lisiere.backends import Opened, open_model
+from lisiere.clock import Clock
+from lisiere.config import Config, PipelineConfig
+from lisiere.errors import ConfigError
+from lisiere.health import PipelineHealth
+from lisiere.models import Manifest, Package, open_package
+from lisiere.models.manifest import Anomaly, Classification, Forecasting, ImageInput, WindowInput
+from lisiere.pipeline.pipeline import Engine, Pipeline, Sink
+from lisiere.sources import gives_frames, open_source
+from lisiere.sync.envelope import ModelInfo, TaskKind
+from lisiere.tasks import open_task
+from lisiere.timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+_KINDS: dict[type, TaskKind] = {
+    Classification: "classification",
+    Forecasting: "forecasting",
+    Anomaly: "anomaly",
+}
+
+
+def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tuple[str, ...]:
+    """Check that the source yields what the model takes; return the channels that it must carry.
+
+    Raises:
+        ConfigError: at `path`, when a camera feeds a series model or a sensor an image model.
+    """
+    if manifest.task is None:
+        raise ConfigError(
+            f"The model {manifest.name!r} says nothing of what its input and output mean. Give it a model.yaml with "
+            "`input` and `task`, and compile it again.",
+            path,
+        )
+    if gives_frames(config.source) != isinstance(manifest.input, ImageInput):
+        gives = "frames" if gives_frames(config.source) else "readings"
+        raise ConfigError(
+            f"The source gives {gives}, which the {_KINDS[type(manifest.task)]} model {manifest.name!r} cannot take.",
+            path,
+        )
+    if config.output == "aws-dlr" and not isinstance(manifest.task, Classification):
+        raise ConfigError(
+            f"`output: aws-dlr` is for classification; {manifest.name!r} is a {_KINDS[type(manifest.task)]} model.",
+            path.removesuffix(".source") + ".output",
+        )
+    return manifest.input.channels if isinstance(manifest.input, WindowInput) else ()
+
+
+def check_models(config: Config) -> None:
+    """Check every pipeline's model, and that its source fits it, without loading anything.
+
+    Raises:
+        ConfigError: a source does not fit its model.
+        Rejected: a model must not be used.
+    """
+    for index, pipeline in enumerate(config.pipelines):
+        check_pairing(pipeline, open_package(Path(pipeline.model)).manifest, f"$.pipelines[{index}].source")
+
+
+def model_engine(package: Package, opened: Opened, clock: Clock) -> Engine:
+    """Return what infers by a loaded model.
+
+    Raises:
+        Rejected: the model's manifest declares no task.
+    """
+    manifest = package.manifest
+    task = open_task(package, opened.model, clock)
+    info = ModelInfo(
+        name=manifest.name,
+        version=manifest.version,
+        digest=package.digest,
+        backend=opened.backend,
+        backend_why=opened.why,
+        target=manifest.build.target if manifest.build and opened.backend != "onnx" else "any",
+    )
+    window = manifest.input if isinstance(manifest.input, WindowInput) else None
+    return Engine(task, _KINDS[type(manifest.task)], info, window, opened.model.close)
+
+
+def open_pipeline(
+    config: PipelineConfig,
+    path: str,
+    spool: Sink,
+    clock: Clock,
+    timeline: Timeline,
+    health: PipelineHealth,
+) -> Pipeline:
+    """Verify and load the model, warm it up by its first inference, and make the pipeline.
+
+    Args:
+        config: what to run.
+        path: where the configuration has it, such as `$.pipelines[0]`.
+        spool: where results go.
+        clock: where time comes from.
+        timeline: says how far stamps can be trusted.
+        health: told of what happens.
+
+    Raises:
+        ConfigError: the source does not fit the model.
+        Rejected, Permanent: the model must not or cannot be used.
+    """
+    package = open_package(Path(config.model))
+    channels = check_pairing(config, package.manifest, f"{path}.source")
+    opened = open_model(package, config.backend, config.threads)
+    opened.model.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in opened.model.inputs})
+    health.backend = opened.backend
+    log.info("The pipeline %s runs %s by %s (%s).", config.name, package.manifest.name, opened.backend, opened.why)
+    source = open_source(config.source, channels, clock, health.fault)
+    return Pipeline(config, source, model_engine(package, opened, clock), spool, timeline, health)
