@@ -179,7 +179,7 @@ def test_spool_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     spool.close()
     assert main(["spool", "status", str(tmp_path), "--json"]) == DONE
     document = json.loads(capsys.readouterr().out)
-    gone = {"acknowledged": 1, "evicted": 0, "expired": 0, "set_aside": 0, "damaged": 0}
+    gone = {"acknowledged": 1, "evicted": 0, "expired": 0, "set_aside": 0, "damaged": 0, "sent": 0}
     assert document["pipelines"] == {"dock": {"accepted": 3, **gone, "waiting": 2}}
     assert main(["spool", "status", str(tmp_path)]) == DONE
     assert "dock" in capsys.readouterr().out

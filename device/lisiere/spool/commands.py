@@ -52,6 +52,7 @@ def _status(args: argparse.Namespace) -> int:
                 "expired": count.expired,
                 "set_aside": count.set_aside,
                 "damaged": count.damaged,
+                "sent": count.sent,
                 "waiting": waiting.get(name, 0),
             }
             for name, count in counts.items()
@@ -62,7 +63,7 @@ def _status(args: argparse.Namespace) -> int:
         print_json(document)
         return _DONE
     print_line(f"epoch {document['epoch']}, highest seq {document['highest_seq']}")
-    columns = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged", "waiting")
+    columns = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged", "sent", "waiting")
     print_line(f"{'pipeline':<20}" + "".join(f"{column:>14}" for column in columns))
     for name, numbers in document["pipelines"].items():
         print_line(f"{name:<20}" + "".join(f"{numbers[column]:>14}" for column in columns))

@@ -40,13 +40,13 @@ _COLUMN: dict[Reason, str] = {
     "spool_damaged": "damaged",
 }
 _COUNT = (
-    "INSERT INTO counts (pipeline, accepted, acknowledged, evicted, expired, set_aside, damaged, bytes) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (pipeline) DO UPDATE SET accepted = accepted + excluded.accepted, "
+    "INSERT INTO counts (pipeline, accepted, acknowledged, evicted, expired, set_aside, damaged, sent, bytes) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (pipeline) DO UPDATE SET accepted = accepted + excluded.accepted, "
     "acknowledged = acknowledged + excluded.acknowledged, evicted = evicted + excluded.evicted, "
     "expired = expired + excluded.expired, set_aside = set_aside + excluded.set_aside, "
-    "damaged = damaged + excluded.damaged, bytes = bytes + excluded.bytes"
+    "damaged = damaged + excluded.damaged, sent = sent + excluded.sent, bytes = bytes + excluded.bytes"
 )
-_COLUMNS = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged", "bytes")
+_COLUMNS = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged", "sent", "bytes")
 
 # A message as it is handed over: kind, pipeline, class, when accepted, when it expires, body.
 Handed = tuple[MessageKind, str, int, float, float | None, bytes]
@@ -60,9 +60,10 @@ class Batch:
     size: int = 0  # bytes of bodies in `rows`
     acknowledged: list[int] = field(default_factory=list)
     aside: list[tuple[int, Reason]] = field(default_factory=list)  # seq, and why it is never delivered
+    sent: Counter[str] = field(default_factory=Counter)  # results handed to a transport, by pipeline
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.acknowledged or self.aside)
+        return bool(self.rows or self.acknowledged or self.aside or self.sent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,8 @@ class Ledger:
         self._now, self._counts = self.totals, {}
         db.execute("BEGIN IMMEDIATE")
         try:
+            for pipeline, number in batch.sent.items():
+                self._count(pipeline, "sent", number, 0)
             if batch.acknowledged:
                 self._acknowledge(batch.acknowledged)
             if batch.aside:

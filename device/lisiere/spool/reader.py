@@ -27,6 +27,7 @@ class Row:
     pipeline: str
     accepted_ts: float
     body: bytes
+    expires_ts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Counts:
     """Where the results of one pipeline went, over the whole life of the spool.
 
     `set_aside` were too large or refused for ever; `damaged` were lost with a file that was damaged. What was accepted
-    and is none of the others waits.
+    and is none of these waits. `sent` counts what was handed to a transport, twice what was sent twice; after a kill it
+    is as many too low as were under way.
     """
 
     accepted: int = 0
@@ -43,6 +45,7 @@ class Counts:
     expired: int = 0
     set_aside: int = 0
     damaged: int = 0
+    sent: int = 0
 
     @property
     def gone(self) -> int:
@@ -114,7 +117,7 @@ class SpoolReader:
         rows: list[Row] = []
         damaged: list[int] = []
         found = self._db.execute(
-            f"SELECT seq, kind, pipeline, accepted_ts, body, crc FROM queue WHERE {where} ORDER BY seq",  # noqa: S608
+            f"SELECT seq, kind, pipeline, accepted_ts, body, expires_ts, crc FROM queue WHERE {where} ORDER BY seq",  # noqa: S608
             (seq, up_to if up_to is not None else 2**62, *without),
         )
         try:
@@ -144,7 +147,7 @@ class SpoolReader:
     def counts(self) -> dict[str, Counts]:
         """Return where the results went, by pipeline."""
         rows = self._db.execute(
-            "SELECT pipeline, accepted, acknowledged, evicted, expired, set_aside, damaged FROM counts "
+            "SELECT pipeline, accepted, acknowledged, evicted, expired, set_aside, damaged, sent FROM counts "
             "WHERE pipeline <> '' ORDER BY pipeline"
         )
         return {pipeline: Counts(*numbers) for pipeline, *numbers in rows}

@@ -22,9 +22,10 @@ from lisiere.spool.ledger import GAP_RANK, RANKS
 from lisiere.spool.reader import Row, checksum, connect_to_read, database_file, is_whole
 
 _STEP_AFTER = 10_000  # rows that fail one after the other, before the search goes on in longer and longer steps
-COUNT_COLUMNS = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged")
+COUNT_COLUMNS = ("accepted", "acknowledged", "evicted", "expired", "set_aside", "damaged", "sent")
+_GONE = slice(1, 6)  # of these
 _COUNTS = ", ".join(COUNT_COLUMNS)
-_COUNT = f"INSERT INTO counts (pipeline, {_COUNTS}, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_COUNT = f"INSERT INTO counts (pipeline, {_COUNTS}, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _FORMERLY = re.compile(rb'"formerly":"[^"]*"}$')
 _FORMERLY_BYTES = 100
 _OLD_COLUMNS = "seq, kind, pipeline, accepted_ts, body"
@@ -128,7 +129,7 @@ class Wreck:
             return None
         for pipeline, *numbers in rows:
             good = isinstance(pipeline, str) and all(isinstance(number, int) and number >= 0 for number in numbers)
-            if not good or numbers[0] < sum(numbers[1:]):
+            if not good or numbers[0] < sum(numbers[_GONE]):
                 return None
         return {pipeline: tuple(numbers) for pipeline, *numbers in rows}
 
@@ -228,8 +229,8 @@ def insert_counts(
     """
     lost: dict[str, int] = {}
     for name in sorted({*saved, *(counts or {})}):
-        numbers = list((counts or {}).get(name, (saved.get(name, 0), 0, 0, 0, 0, 0)))
-        missing = numbers[0] - sum(numbers[1:]) - saved.get(name, 0)
+        numbers = list((counts or {}).get(name, (saved.get(name, 0), 0, 0, 0, 0, 0, 0)))
+        missing = numbers[0] - sum(numbers[_GONE]) - saved.get(name, 0)
         numbers[0] -= min(0, missing)  # the counts are behind the rows
         numbers[5] += max(0, missing)
         if missing > 0 and name:

@@ -18,6 +18,8 @@ CREATE INDEX queue_by_expiry ON queue (expires_ts) WHERE expires_ts IS NOT NULL;
 ALTER TABLE counts ADD COLUMN expired   INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE counts ADD COLUMN set_aside INTEGER NOT NULL DEFAULT 0;  -- too large, or refused by the other end
 ALTER TABLE counts ADD COLUMN damaged   INTEGER NOT NULL DEFAULT 0;  -- lost with a file that was damaged
+-- Results handed to a transport, each as often as it was; after a kill as many too few as were under way.
+ALTER TABLE counts ADD COLUMN sent      INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE counts ADD COLUMN bytes     INTEGER NOT NULL DEFAULT 0;  -- of the bodies that are in the queue
 
 UPDATE queue SET class = -1 WHERE kind = 'gap';

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lisiere.clock import Clock
@@ -153,10 +153,16 @@ class Spool:
         if count == 1 or count == _BATCH_ROWS:
             self._wake.set()
 
-    def acknowledge(self, seqs: Iterable[int]) -> None:
-        """Let go of rows that the broker has acknowledged; they are deleted with the next commit."""
+    def acknowledge(self, seqs: Iterable[int], sent: Mapping[str, int] | None = None) -> None:
+        """Let go of rows that the broker has acknowledged; they are deleted with the next commit.
+
+        Args:
+            seqs: of the rows.
+            sent: pipeline -> how many results have been handed to a transport since this was told last.
+        """
         with self._changed:
             self._pending.acknowledged.extend(seqs)
+            self._pending.sent.update(sent or {})
         self._wake.set()
 
     def set_aside(self, seqs: Iterable[int], reason: Reason) -> None:
@@ -241,6 +247,7 @@ class Spool:
                 self._pending.size += pending.size
                 self._pending.acknowledged[:0] = pending.acknowledged
                 self._pending.aside[:0] = pending.aside
+                self._pending.sent.update(pending.sent)
                 self._writing, self._leaving = False, 0
             return False
         seq = self._ledger.totals.seq

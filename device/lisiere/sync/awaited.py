@@ -52,6 +52,11 @@ class Awaited:
             found = [seq for first, last in ranges for seq in self._since if first <= seq <= last]
             return [seq for seq in found if self._since.pop(seq, None) is not None]
 
+    def clear(self) -> None:
+        """Forget all: the spool is another one, whose seqs mean other rows."""
+        with self._lock:
+            self._since.clear()
+
     def overdue(self) -> list[int]:
         """Take out and return what has been waited for in vain."""
         before = self._clock.monotonic() - self._wait_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -85,6 +85,7 @@ class Connection:
         self._credit = 0.0  # of the backlog: above 1, it is its turn
         self._under_way: dict[int, _Sent] = {}  # by token; oldest first
         self._busy: set[int] = set()  # seqs under way
+        self._sent: Counter[str] = Counter()  # results by pipeline, since the spool was told
         self._trial = False  # whether what is under way must be alone
         self._batching = True
         self._began = terms.clock.monotonic()
@@ -180,6 +181,12 @@ class Connection:
             self._delivered(done)
         if lost is not None:
             raise Retryable(lost.why)
+
+    def tell_sent(self) -> None:
+        """Have the spool count what it does not know yet to be sent."""
+        if self._sent:
+            self._terms.spool.acknowledge((), self._sent)
+            self._sent = Counter()
 
     def settle(self, inbox: Inbox) -> None:
         """Take what came before the connection was lost, so that what is acknowledged is not sent again."""
@@ -280,7 +287,12 @@ class Connection:
 
     def _publish(self, draft: Draft) -> None:
         token = self.transport.publish(
-            draft.topic, draft.payload, qos=draft.qos, retain=draft.retain, content=draft.content
+            draft.topic,
+            draft.payload,
+            qos=draft.qos,
+            retain=draft.retain,
+            content=draft.content,
+            expiry_s=draft.expires_ts and draft.expires_ts - self._terms.clock.now(),
         )
         if draft.qos:
             self._under_way[token] = _Sent(draft, self._terms.clock.monotonic())
@@ -292,6 +304,7 @@ class Connection:
             self._credit = max(0.0, self._credit)
         del self._heads[draft.late]
         self._busy.update(draft.seqs)
+        self._sent.update(row.pipeline for row in draft.rows if row.kind == "result")
         self._trial = self._terms.suspects.alone(draft.seqs)
 
     def _settled(self, token: int) -> Draft | None:
@@ -308,7 +321,8 @@ class Connection:
         awaited = self._terms.awaited
         seqs = [row.seq for row in rows]
         if awaited is None:
-            self._terms.spool.acknowledge(seqs)
+            self._terms.spool.acknowledge(seqs, self._sent)
+            self._sent = Counter()
         else:
             kept = [row.seq for row in rows if self._drafter.names_seq(row)]
             awaited.add(kept)

@@ -29,6 +29,7 @@ class Draft:
         rows: of the spool, that it delivers; none for status, health, metrics and replies.
         late: whether it is of the backlog.
         made: when it was put together, in monotonic time.
+        expires_ts: wall time after which nobody wants it; None: wanted for ever.
     """
 
     topic: str
@@ -39,6 +40,7 @@ class Draft:
     rows: tuple[Row, ...] = ()
     late: bool = False
     made: float = 0.0
+    expires_ts: float | None = None
 
     @property
     def size(self) -> int:
@@ -88,7 +90,7 @@ class Drafter:
         else:
             topic = self._topics.backlog(row.pipeline) if late else self._topics.live(row.pipeline, row.kind)
             payload = self._seal(row, late)
-        return Draft(topic, payload, rows=(row,), late=late, made=self._clock.monotonic())
+        return Draft(topic, payload, rows=(row,), late=late, made=self._clock.monotonic(), expires_ts=row.expires_ts)
 
     def anew(self, draft: Draft) -> Draft:
         """Return the message of the same rows with the stamp of now."""
@@ -143,7 +145,16 @@ class Drafter:
         topic, content = self._topics.backlog(rows[0].pipeline), JSON
         if self._compress is not None:
             topic, payload, content = self._topics.packed(rows[0].pipeline), self._compress(payload), ZSTD
-        return Draft(topic, payload, content=content, rows=tuple(rows), late=True, made=self._clock.monotonic())
+        until = [row.expires_ts for row in rows if row.expires_ts is not None]
+        return Draft(
+            topic,
+            payload,
+            content=content,
+            rows=tuple(rows),
+            late=True,
+            made=self._clock.monotonic(),
+            expires_ts=max(until) if len(until) == len(rows) else None,
+        )
 
     def _seal(self, row: Row, replay: bool) -> bytes:
         return seal(restamp(row, self._timeline), self._device, self._epoch, self._clock.now(), replay)

@@ -76,6 +76,7 @@ class Drain:
         self._open_transport = open_transport
         self._settings = settings
         self._aws_topics = aws_topics or {}
+        self._epoch = spool.epoch
         self._suspects = Suspects()
         self._awaited = Awaited(settings.consumer_ack_s, clock) if settings.consumer_ack else None
         self._terms = Terms(
@@ -178,7 +179,7 @@ class Drain:
             transport.connect(Will(self._topics.status, self._status("offline").payload), inbox.put)
             self._aside.append(self._status("online"))
             connection = self._connection = Connection(
-                self._terms, transport, reader, self._drafter(reader.epoch), self._aside
+                self._terms, transport, reader, self._drafter(self._same_spool(reader.epoch)), self._aside
             )
             try:
                 self._deliver(connection, inbox)
@@ -187,12 +188,23 @@ class Drain:
                 if connection.proven:
                     self._suspects.lost(connection.rows_under_way)
                 raise
+            finally:
+                connection.tell_sent()
             if self._farewell:
                 connection.farewell(inbox, self._status("stopped"))
         finally:
             self._connection = None
             transport.close()
             reader.close()
+
+    def _same_spool(self, epoch: str) -> str:
+        """Return the epoch; what is remembered of rows ends with the one that they were of."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._suspects.clear()
+            if self._awaited is not None:
+                self._awaited.clear()
+        return epoch
 
     def _drafter(self, epoch: str) -> Drafter:
         return Drafter(self._device, self._topics, epoch, self._clock, self._settings, self._aws_topics, self._timeline)

@@ -24,6 +24,10 @@ class Suspects:
         """The message that is left out of this connection, or None."""
         return next(iter(self._seqs)) if self.losses >= SKIPPED_AFTER and len(self._seqs) == 1 else None
 
+    def clear(self) -> None:
+        """Forget all: the spool is another one, whose seqs mean other rows."""
+        self._seqs, self.losses = set(), 0
+
     def alone(self, seqs: Collection[int]) -> bool:
         """Whether a message with these seqs may only be under way by itself."""
         return self.losses >= ALONE_AFTER and not self._seqs.isdisjoint(seqs)

@@ -34,7 +34,7 @@ def rescued(tmp_path: Path) -> Path:
         ttl_s = 60 if number == 9 else None
         spool.append("dock", b'{"n":%d,"text":"\xc3\xa9"}' % number, importance="alarm", ttl_s=ttl_s)
     assert spool.flush(10)
-    spool.acknowledge([1, 2])
+    spool.acknowledge([1, 2], {"dock": 3})
     spool.set_aside([3], "refused")
     assert spool.close()
     return tmp_path / "rescued"
@@ -161,7 +161,7 @@ def test_a_damaged_spool_is_told_and_exported_as_far_as_it_reads(
     assert "1 numbers could not be read" in capsys.readouterr().err
     assert main(["spool", "import", str(tmp_path / "new"), str(tmp_path / "rows")]) == 0
     reader = SpoolReader(tmp_path / "new")
-    assert reader.counts()["dock"] == Counts(10, 2, set_aside=1, damaged=1)
+    assert reader.counts()["dock"] == Counts(10, 2, set_aside=1, damaged=1, sent=3)
     reader.close()
     file.write_bytes(b"nothing")
     assert main(["spool", "verify", str(rescued)]) == 3

@@ -532,3 +532,33 @@ def test_acknowledgements_that_are_none_are_rejected(tmp_path: Path) -> None:
     rig.close()
     with pytest.raises(Rejected, match="not switched on"):
         Rig(tmp_path).drain.acknowledge(b"{}")
+
+
+def test_what_was_sent_is_counted_over_connections_and_restarts(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, window=4, ack_timeout_s=0.1)
+    rig.append(6)
+    rig.broker.acknowledging = False
+    rig.start()
+    rig.join()  # three results beside the birth message, and no acknowledgement
+    rig.broker.acknowledging = True
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    rig.close()
+    reader = SpoolReader(tmp_path)
+    counts = reader.counts()["dock"]
+    reader.close()
+    assert (counts.accepted, counts.acknowledged, counts.sent) == (6, 6, 9)
+    assert counts.sent == len(rig.broker.of(TOPICS.backlog("dock")))
+
+
+def test_a_message_says_until_when_it_is_wanted(rig: Rig) -> None:
+    rig.spool.append("dock", b'{"x":1}', ttl_s=100)
+    rig.append(1, "yard")
+    rig.start()
+    rig.drain.finish()
+    rig.join()
+    (mortal,), (lasting,) = rig.broker.of(TOPICS.backlog("dock")), rig.broker.of(TOPICS.backlog("yard"))
+    assert mortal.expiry_s is not None
+    assert 80 < mortal.expiry_s <= 100
+    assert lasting.expiry_s is None
