@@ -19,6 +19,7 @@ from lisiere.models.package import find_manifest
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
 from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
+from lisiere.settings.view import ViewConfig, check_view, resolve_view
 
 TOPIC_MAX_BYTES = 256  # AWS IoT Core's limits
 TOPIC_MAX_SLASHES = 7
@@ -64,6 +65,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     """One source through one model to one topic.
 
     Attributes:
+        view: what the model sees of a camera's frames.
         output: `lisiere` publishes the envelope on `result/…` and `backlog/…`; `aws-dlr` publishes the message of AWS's
             component aws.greengrass.DLRImageClassification instead, on `publish_topic`. Classification alone has it.
         publish_topic: of `aws-dlr` alone.
@@ -71,6 +73,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
 
     name: Level
     source: Source
+    view: ViewConfig | None = None
     model: str
     backend: Literal["auto", "dlr", "graph", "onnx"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -150,8 +153,12 @@ def parse_config(document: Any, base: Path) -> Config:
     for index, pipeline in enumerate(config.pipelines):
         if isinstance(pipeline.source, FrameSource):
             check_frames(pipeline.source, f"$.pipelines[{index}].source")
+            if pipeline.view is not None:
+                check_view(pipeline.view, f"$.pipelines[{index}].view")
         else:
             check_sensor(pipeline.source, f"$.pipelines[{index}].source")
+            if pipeline.view is not None:
+                raise ConfigError("`view` is for a source of frames.", f"$.pipelines[{index}].view")
         try:
             find_manifest(Path(pipeline.model))
         except Rejected as error:
@@ -180,7 +187,9 @@ def _resolve(config: Config, base: Path) -> Config:
             source = resolve_frames(source, absolute, f"{at}.source")
         else:
             source = resolve_sensor(source, absolute, f"{at}.source")
-        pipelines.append(replace(pipeline, source=source, model=absolute(pipeline.model, f"{at}.model")))
+        view = None if pipeline.view is None else resolve_view(pipeline.view, absolute, f"{at}.view")
+        model = absolute(pipeline.model, f"{at}.model")
+        pipelines.append(replace(pipeline, source=source, view=view, model=model))
     transport = config.transport
     if isinstance(transport, MqttConfig):
         password_file, tls = resolve_secrets(transport.password_file, transport.tls, absolute, "$.transport")

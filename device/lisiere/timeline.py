@@ -116,6 +116,10 @@ class Timeline:
                 return Stamp(right, "corrected", None)
             return Stamp(ts, quality, origin)
 
+    def since(self, moment: float) -> float:
+        """Return the seconds since a moment of monotonic time."""
+        return self._clock.monotonic() - moment
+
     def corrected(self, ts: float, origin: Origin) -> float | None:
         """Return the true time of a stamp, seconds since the epoch, or None as long as it is not known.
 

@@ -50,8 +50,8 @@ def test_frames_arrive_in_order_until_it_hangs_up(camera: RtspCamera) -> None:
 
 
 def test_after_a_connection_that_broke_it_comes_back_by_itself(camera: RtspCamera) -> None:
-    films = iter([lambda: (jpeg(50) for _ in range(10)), lambda: (jpeg(200) for _ in itertools.count())])
-    camera.film = lambda: next(films)()
+    films = iter([(jpeg(50) for _ in range(10)), (jpeg(200) for _ in itertools.count())])
+    camera.film = lambda: next(films)
     stop = threading.Event()
     seen: list[int] = []
     states: list[tuple[State, str]] = []

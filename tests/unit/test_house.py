@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"models", "settings", "timeline"}),
     frozenset({"brokers", "config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),
-    frozenset({"tasks", "sync"}),
+    frozenset({"tasks", "sync", "view"}),
     frozenset({"pipeline", "supervisor", "schema", "asyncapi", "doctor", "reports", "subscriber"}),
     frozenset({"runtime", "subscribe"}),
     frozenset({"greengrass"}),

@@ -19,6 +19,7 @@ from lisiere.sources import gives_frames, open_source
 from lisiere.sync.envelope import ModelInfo, TaskKind
 from lisiere.tasks import open_task
 from lisiere.timeline import Timeline
+from lisiere.view import read_mask
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,16 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
 
 
 def check_models(config: Config) -> None:
-    """Check every pipeline's model, and that its source fits it, without loading anything.
+    """Check every pipeline's model and mask, and that its source fits it, without loading anything.
 
     Raises:
         ConfigError: a source does not fit its model.
-        Rejected: a model must not be used.
+        Rejected: a model must not be used, or a view's mask is no image.
     """
     for index, pipeline in enumerate(config.pipelines):
         check_pairing(pipeline, open_package(Path(pipeline.model)).manifest, f"$.pipelines[{index}].source")
+        if pipeline.view is not None and isinstance(pipeline.view.mask, str):
+            read_mask(Path(pipeline.view.mask))
 
 
 def model_engine(package: Package, opened: Opened, clock: Clock) -> Engine:

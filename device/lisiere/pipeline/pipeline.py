@@ -20,11 +20,13 @@ from lisiere.errors import Rejected, Retryable
 from lisiere.health import PipelineHealth
 from lisiere.models.manifest import WindowInput
 from lisiere.pipeline.handover import BoundedQueue
+from lisiere.settings.sources import ImagesSource
 from lisiere.sources import Source, is_live, source_name
 from lisiere.sync.envelope import EventMessage, Latency, ModelInfo, ResultBody, ScoreMessage, TaskKind, WindowInfo
 from lisiere.tasks import Task
 from lisiere.timeline import Timeline
 from lisiere.values import AnomalyBody, EventBody, Frame, InputInfo, MessageKind, Reading, Result, Window
+from lisiere.view import View
 from lisiere.windows import WindowBuilder
 
 _SPOOL_WAIT_S = 5.0  # how long a result waits for a disk that does not take it
@@ -90,6 +92,7 @@ class Pipeline:
         self._source_name = source_name(config.source)
         self._delivery = config.delivery
         self._builder = WindowBuilder(engine.window, self._source_name) if engine.window is not None else None
+        self._view = View(config.view, not isinstance(config.source, ImagesSource), health.fault)
         policy = config.queue.policy or ("latest" if is_live(config.source) else "all")
         size = config.queue.size or (1 if policy == "latest" else 64 if self._builder is None else 1024)
         self._queue: BoundedQueue[Frame | Reading] = BoundedQueue(size, policy)
@@ -140,10 +143,14 @@ class Pipeline:
         self._engine.close()
 
     def _whole(self, item: Frame | Reading) -> Iterable[Frame | Window]:
-        """What the task is ready to be asked of: the frame itself, or the windows that a reading completes."""
+        """What the task is ready to be asked of: the frame's view, or the windows that a reading completes."""
         if self._builder is None:
             assert isinstance(item, Frame)  # noqa: S101 - check_pairing looked
-            return (item,)
+            try:
+                return (self._view(item),)
+            except Rejected as error:
+                self.health.fault("view_unfit", str(error))
+                return ()
         assert isinstance(item, Reading)  # noqa: S101 - check_pairing looked
         windows = self._builder.add(item)
         if self._builder.faults:
@@ -157,11 +164,12 @@ class Pipeline:
         """Ask the model, and hand on what it says. What cannot be used is counted and left out."""
         health = self.health
         try:
+            age_ms = self._age_ms(item)
             result = self._engine.task(item)
             if result is None or (result.body is None and not result.messages):
                 health.fault("window_incomplete", f"A window of {self.name} has holes, so there is no result.")
                 return
-            self._tell(result, item)
+            self._tell(result, item, age_ms)
         except Rejected as error:
             health.fault("input_rejected", str(error))
         except Retryable as error:
@@ -170,7 +178,13 @@ class Pipeline:
             if result.body is not None:
                 health.result(result.preprocess_ms + result.infer_ms + result.postprocess_ms)
 
-    def _tell(self, result: Result, item: Frame | Window | None) -> None:
+    def _age_ms(self, item: Frame | Window) -> float | None:
+        """How old a frame is; a window's age is a matter of its sensor's clock."""
+        if not isinstance(item, Frame) or item.captured is None:
+            return None
+        return round(self._timeline.since(item.captured) * 1e3, 3)
+
+    def _tell(self, result: Result, item: Frame | Window | None, age_ms: float | None = None) -> None:
         """Hand a result and the messages behind it to the spool.
 
         Raises:
@@ -195,7 +209,7 @@ class Pipeline:
                 postprocess=round(result.postprocess_ms, 3),
             )
             window = _window_info(item) if isinstance(item, Window) else msgspec.UNSET
-            body = ResultBody(**head, latency_ms=latency, input=_input(item), window=window, result=result.body)
+            body = ResultBody(**head, latency_ms=latency, input=_input(item, age_ms), window=window, result=result.body)
             self._append(body, "result", "alarm" if anomalous else "result")
         for message in result.messages:
             if isinstance(message, EventBody):
@@ -210,8 +224,8 @@ class Pipeline:
         self._spool.append(self.name, msgspec.json.encode(body), _SPOOL_WAIT_S, worth, self._delivery.ttl_s, kind)
 
 
-def _input(item: Frame | Window | None) -> InputInfo:
-    return InputInfo(faults=item.faults) if isinstance(item, Window) else InputInfo()
+def _input(item: Frame | Window | None, age_ms: float | None) -> InputInfo:
+    return InputInfo(faults=item.faults) if isinstance(item, Window) else InputInfo(age_ms=age_ms)
 
 
 def _window_info(window: Window) -> WindowInfo:

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 from lisiere.backends import Tensor, open_model
-from lisiere.clock import ManualClock, SystemClock
-from lisiere.config import DeliveryConfig, PipelineConfig, QueueConfig, Source, SpoolConfig
+from lisiere.clock import ManualClock, SystemClock, rfc3339
+from lisiere.config import Config, DeliveryConfig, PipelineConfig, QueueConfig, Source, SpoolConfig
 from lisiere.errors import ConfigError, Permanent, Rejected
 from lisiere.health import PipelineHealth
 from lisiere.models import TensorSpec, open_package
-from lisiere.pipeline import Pipeline, check_pairing, model_engine, open_pipeline
+from lisiere.pipeline import Pipeline, check_models, check_pairing, model_engine, open_pipeline
 from lisiere.schema import json_schema
 from lisiere.settings.sensors import CsvSource
 from lisiere.settings.sources import CameraSource, ImagesSource
+from lisiere.settings.view import ViewConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.timeline import Timeline
 from lisiere.values import ClassificationBody, EventBody, Frame, Reading, Result, ScoreBody
@@ -120,6 +121,57 @@ def test_a_frame_that_cannot_be_used_costs_only_itself(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), items)
     assert len(rig.run()) == 2
     assert rig.counters == {"read": 3, "results": 2, "input_rejected": 1}
+
+
+def test_a_camera_that_changes_its_size_is_told_and_goes_on(tmp_path: Path) -> None:
+    items = [*frames(3), *frames(2, (24, 32, 3)), *frames(1, (6, 8, 3)), *frames(2)]
+    source, view = CameraSource(device="/dev/video0"), ViewConfig(region=(4, 2, 8, 8))
+    rig = Rig(
+        tmp_path / "spool", tiny.classifier(tmp_path / "m"), source, items, view=view, queue=QueueConfig(policy="all")
+    )
+    assert len(rig.run()) == 7
+    assert rig.counters == {"read": 8, "results": 7, "frame_size_changed": 3, "view_unfit": 1}
+
+
+def test_the_model_sees_the_view(tmp_path: Path) -> None:
+    whole = frames(1)[0]
+    part = dataclasses.replace(whole, image=np.ascontiguousarray(whole.image[2:10, 4:12]))
+    package = tiny.classifier(tmp_path / "m")
+    source, view = ImagesSource(path="x"), ViewConfig(region=(4, 2, 8, 8))
+    (seen,) = Rig(tmp_path / "a", package, source, [whole], view=view).run()
+    (expected,) = Rig(tmp_path / "b", package, source, [part]).run()
+    assert seen["result"] == expected["result"]
+
+
+def test_a_slow_model_sees_the_newest_frame_and_says_how_old_it_is(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    class Live:
+        """A hundred frames, a tenth of a second apart."""
+
+        def items(self, stop: threading.Event) -> Iterator[Frame]:
+            for frame in [] if stop.is_set() else frames(100):
+                clock.advance(0.1)
+                yield dataclasses.replace(frame, captured=clock.monotonic())
+
+    spool = Spool(SpoolConfig(path=str(tmp_path / "spool"), linger_ms=0), clock)
+    opened = open_package(tiny.classifier(tmp_path / "m"))
+    config = PipelineConfig(name="dock", source=CameraSource(device="/dev/video0"), model=str(opened.path))
+    health = PipelineHealth("dock")
+    engine = model_engine(opened, open_model(opened, "onnx"), clock)
+    pipeline = Pipeline(config, Live(), engine, spool, Timeline(clock), health)
+    pipeline.read()  # the model is busy all the while
+    clock.advance(0.03)
+    pipeline.end()
+    pipeline.work()
+    spool.close()
+    pipeline.close()
+    reader = SpoolReader(tmp_path / "spool")
+    (result,) = [json.loads(row.body) for row in reader.after(0, 100)]
+    reader.close()
+    assert result["ts"] == rfc3339(frames(100)[-1].ts)
+    assert result["input"]["age_ms"] == pytest.approx(30.0)
+    assert health.snapshot()[2] == {"read": 100, "dropped_queue_full": 99, "results": 1}
 
 
 def test_windows_say_how_much_of_them_is_real(tmp_path: Path) -> None:
@@ -317,3 +369,11 @@ def test_the_default_queue_fits_the_source(
     assert rig.pipeline._queue._size == size
     rig.spool.close()
     rig.pipeline.close()
+
+
+def test_a_mask_that_is_no_image_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_bytes(b"no image")
+    package, view = tiny.classifier(tmp_path / "m"), ViewConfig(mask=str(tmp_path / "mask.png"))
+    config = PipelineConfig(name="dock", source=ImagesSource(path="x"), model=str(package), view=view)
+    with pytest.raises(Rejected, match=r"The mask .*mask\.png is not"):
+        check_models(Config(device="gate", pipelines=(config,)))
