@@ -14,6 +14,8 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,15 @@ import msgspec
 import pytest
 
 from lisiere.brokers import tls_context
+from lisiere.clock import ManualClock
 from lisiere.errors import Permanent, Retryable
 from lisiere.settings.links import MqttConfig, TlsConfig
+from lisiere.settings.sensors import MqttSource, MqttTopic
+from lisiere.sources.mqtt import MqttTopics
 from lisiere.subscriber import Result, Subscriber
 from lisiere.sync.transports import Acked, Event, Will
 from lisiere.sync.transports.mqtt import MqttTransport
+from lisiere.values import Reading
 from support import require
 from support.brokers import free_port, running_mosquitto
 from support.wire import Envelopes
@@ -129,6 +135,30 @@ def test_mutual_tls_delivers(port: int, authority: Authority) -> None:
     token = connection.publish("t/x", b"1")
     assert events.get(timeout=10) == Acked(token)
     connection.close()
+
+
+def test_sensors_come_by_mutual_tls_and_not_from_a_broker_of_another_authority(
+    port: int, authority: Authority, stranger: Authority
+) -> None:
+    def topics(ca: Authority) -> Iterator[Reading]:
+        tls = TlsConfig(
+            ca=ca.path("ca.crt"), certificate=authority.path("device.crt"), key=authority.path("device.key")
+        )
+        config = MqttSource(host="127.0.0.1", port=port, tls=tls, topics=(MqttTopic(topic="t/level", channel="level"),))
+        return MqttTopics(config, "mqtt", ("level",), ManualClock(5.0), lambda *_: None).items(threading.Event())
+
+    with pytest.raises(Retryable, match="TLS with the broker"):
+        next(topics(stranger))
+    connection = transport(port, authority, authority)
+    connection.connect(WILL, lambda _event: None)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(next, topics(authority))
+        while not reading.done():  # what comes before it has subscribed goes to nobody
+            connection.publish("t/level", b"7")
+            with contextlib.suppress(NotYet):
+                reading.result(0.05)
+    connection.close()
+    assert reading.result() == Reading(5.0, (7.0,), "mqtt")
 
 
 def test_a_broker_of_another_authority_is_refused(port: int, authority: Authority, stranger: Authority) -> None:

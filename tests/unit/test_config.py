@@ -18,7 +18,17 @@ from lisiere.config import Config, load_config, parse_config
 from lisiere.documents import MAX_BYTES
 from lisiere.errors import ConfigError
 from lisiere.settings.links import MqttConfig, exposed
-from lisiere.settings.sensors import UNIX_PATH_MAX_BYTES, CsvSource, SocketSource
+from lisiere.settings.sensors import (
+    UNIX_PATH_MAX_BYTES,
+    CsvSource,
+    JsonlSource,
+    ModbusSource,
+    MqttSource,
+    SerialSource,
+    SocketSource,
+    SysfsSource,
+    SystemSource,
+)
 from lisiere.settings.sources import CameraSource, ImagesSource, VideoSource
 
 
@@ -545,3 +555,87 @@ def test_the_protocol_may_come_as_text_or_number(base: Path, protocol: object) -
     found = parse_config(document(transport={"type": "mqtt", "host": "h", "protocol": protocol}), base)
     assert isinstance(found.transport, MqttConfig)
     assert str(found.transport.protocol) == str(protocol)
+
+
+def sensor(**source: Any) -> dict[str, Any]:
+    return document(pipelines=[{"name": "dock", "model": "model", "source": source}])
+
+
+REGISTER = {"flow": {"address": 0}}
+MQTT = {"type": "mqtt", "host": "h", "topics": [{"topic": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("source", "at"),
+    [
+        ({"type": "jsonl"}, ""),
+        ({"type": "jsonl", "path": ""}, ".path"),
+        ({"type": "jsonl", "path": "f", "time_unit": "us"}, ".time_unit"),
+        ({**MQTT, "host": ""}, ".host"),
+        ({**MQTT, "port": 0}, ".port"),
+        ({**MQTT, "topics": []}, ".topics"),
+        ({**MQTT, "topics": [{"topic": "a/#/b"}]}, ".topics[0].topic"),
+        ({**MQTT, "topics": [{"topic": "a"}, {"topic": "a+"}]}, ".topics[1].topic"),
+        ({**MQTT, "topics": [{"topic": "a"}, {"topic": "a"}]}, ".topics[1].topic"),
+        ({**MQTT, "topics": [{"topic": "a", "channel": "x", "keys": {"x": "y"}}]}, ".topics[0]"),
+        ({**MQTT, "topics": [{"topic": "a", "qos": 3}]}, ".topics[0].qos"),
+        ({**MQTT, "password": "swordfish"}, ""),
+        ({**MQTT, "tls": {"certificate": "cert.pem"}}, ".tls"),
+        ({**MQTT, "tls": {"ca": "absent.pem"}}, ".tls.ca"),
+        ({"type": "modbus", "values": REGISTER}, ""),
+        ({"type": "modbus", "values": REGISTER, "host": "h", "device": "/dev/x"}, ""),
+        ({"type": "modbus", "values": {}, "host": "h"}, ".values"),
+        ({"type": "modbus", "values": {"x": {"address": 65536}}, "host": "h"}, ".values[...].address"),
+        ({"type": "modbus", "values": {"x": {"address": 65535, "number": "int32"}}, "host": "h"}, ".values.x"),
+        ({"type": "modbus", "values": {"x": {"address": 1, "unit": 256}}, "host": "h"}, ".values[...].unit"),
+        ({"type": "modbus", "values": REGISTER, "host": "h", "interval_s": 0}, ".interval_s"),
+        ({"type": "serial", "device": "/dev/x", "line": {"baud": 1}}, ".line.baud"),
+        ({"type": "serial", "device": "/dev/x", "columns": ["a"], "pattern": "(?P<a>.)"}, ""),
+        ({"type": "serial", "device": "/dev/x", "separator": ","}, ".separator"),
+        ({"type": "serial", "device": "/dev/x", "columns": ["a"], "keys": {"a": "b"}}, ".keys"),
+        ({"type": "serial", "device": "/dev/x", "columns": ["a", "", "", "a"]}, ".columns"),
+        ({"type": "serial", "device": "/dev/x", "pattern": "(?P<a>"}, ".pattern"),
+        ({"type": "serial", "device": "/dev/x", "pattern": "a+"}, ".pattern"),
+        ({"type": "sysfs", "values": {"x": {"device": "a", "file": "../name"}}}, ".values[...].file"),
+        ({"type": "sysfs", "values": {"x": {"device": "a/b", "file": "name"}}}, ".values[...].device"),
+        ({"type": "system", "values": {"x": "vibration"}}, ".values[...]"),
+        ({"type": "system", "interval_s": 0.01}, ".interval_s"),
+    ],
+)
+def test_what_is_wrong_with_a_sensor_is_named_with_its_place(base: Path, source: dict[str, Any], at: str) -> None:
+    assert refused(sensor(**source), base).path == f"$.pipelines[0].source{at}"
+
+
+def test_paths_of_sensors_start_from_the_file(base: Path) -> None:
+    def made(**source: Any) -> Any:
+        return parse_config(sensor(**source), base).pipelines[0].source
+
+    jsonl = made(type="jsonl", path="f.jsonl")
+    assert isinstance(jsonl, JsonlSource)
+    assert jsonl.path == str(base / "f.jsonl")
+    serial = made(type="serial", device="/dev/ttyUSB0", columns=["a"], line={"parity": "even", "stop_bits": "2"})
+    assert isinstance(serial, SerialSource)
+    assert (serial.device, serial.line.stop_bits) == ("/dev/ttyUSB0", 2)
+    modbus = made(type="modbus", device="tty", values={"x": {"address": "7", "scale": "0.1"}})
+    assert isinstance(modbus, ModbusSource)
+    assert (modbus.device, modbus.values["x"].address) == (str(base / "tty"), 7)
+    sysfs = made(type="sysfs", root="tree", values={"x": {"device": "lm75@1-0048", "file": "temp1_input"}})
+    assert isinstance(sysfs, SysfsSource)
+    assert sysfs.root == str(base / "tree")
+    system = made(type="system", disk="data")
+    assert isinstance(system, SystemSource)
+    assert system.disk == str(base / "data")
+    mqtt = made(**MQTT, password_file="secret", tls={"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"})
+    assert isinstance(mqtt, MqttSource)
+    assert (mqtt.password_file, mqtt.address) == (str(base / "secret"), ("h", 8883))
+    assert mqtt.tls is not None
+    assert mqtt.tls.key == str(base / "key.pem")
+
+
+@pytest.mark.parametrize(("secret", "at"), [("key.pem", "tls.key"), ("secret", "password_file")])
+def test_secrets_of_a_sensors_broker_that_others_can_read_are_refused(base: Path, secret: str, at: str) -> None:
+    (base / secret).chmod(0o644)
+    tls = {"certificate": "cert.pem", "key": "key.pem"}
+    error = refused(sensor(**MQTT, password_file="secret", tls=tls), base)
+    assert error.path == f"$.pipelines[0].source.{at}"
+    assert f"chmod 600 {base / secret}" in str(error)

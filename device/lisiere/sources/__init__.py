@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from lisiere.clock import Clock
 from lisiere.config import Source as SourceConfig
-from lisiere.settings.sensors import CsvSource, SocketSource
+from lisiere.settings.sensors import (
+    CsvSource,
+    JsonlSource,
+    ModbusSource,
+    MqttSource,
+    SerialSource,
+    SocketSource,
+    SysfsSource,
+    SystemSource,
+)
 from lisiere.settings.sources import CameraSource, FrameSource, ImagesSource, VideoSource
 from lisiere.sources.base import FaultReport, Source
 
@@ -54,10 +63,34 @@ def open_source(config: SourceConfig, channels: tuple[str, ...], clock: Clock, f
             from lisiere.sources.csv_replay import CsvReplay
 
             return CsvReplay(config, name, channels, clock, fault)
+        case JsonlSource():
+            from lisiere.sources.jsonl_replay import JsonlReplay
+
+            return JsonlReplay(config, name, channels, clock, fault)
         case SocketSource():
             from lisiere.sources.json_lines import JsonLines
 
             return JsonLines(config, name, channels, clock, fault)
+        case MqttSource():
+            from lisiere.sources.mqtt import MqttTopics
+
+            return MqttTopics(config, name, channels, clock, fault)
+        case ModbusSource():
+            from lisiere.sources.modbus import Modbus
+
+            return Modbus(config, name, channels, clock, fault)
+        case SerialSource():
+            from lisiere.sources.serial_lines import SerialLines
+
+            return SerialLines(config, name, channels, clock, fault)
+        case SysfsSource():
+            from lisiere.sources.sysfs import Sysfs
+
+            return Sysfs(config, name, channels, clock, fault)
+        case SystemSource():
+            from lisiere.sources.system import System
+
+            return System(config, name, channels, clock, fault)
 
 
 def _open_camera(config: CameraSource, name: str, clock: Clock, fault: FaultReport) -> Source:

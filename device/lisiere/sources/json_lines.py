@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import selectors
 import socket
 import stat
@@ -12,18 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from lisiere.clock import Clock, parse_ts
+from lisiere.clock import Clock
 from lisiere.errors import Rejected, Retryable
 from lisiere.settings.sensors import SocketSource
 from lisiere.sources.base import FaultReport
+from lisiere.sources.records import Records
 from lisiere.values import Reading
 
 LINE_MAX_BYTES = 1 << 20
-ROWS_MAX = 65_536  # in one line
 CLIENTS_MAX = 64
-STEP_MAX_S = 1e9
 _POLL_S = 0.2
 _CHUNK = 65_536
 
@@ -39,10 +35,9 @@ class JsonLines:
         self, config: SocketSource, name: str, channels: tuple[str, ...], clock: Clock, fault: FaultReport
     ) -> None:
         self._listen = config.listen
-        self._name = name
-        self._channels = channels
         self._clock = clock
         self._fault = fault
+        self._records = Records(channels, {name: name for name in channels}, name, config.listen, fault)
         self.address: Any = None  # what the socket is bound to, once it listens
 
     def items(self, stop: threading.Event) -> Iterator[Reading]:
@@ -128,44 +123,9 @@ class JsonLines:
         for line in lines:
             if line.strip():
                 try:
-                    yield from self._parse(bytes(line))
+                    yield from self._records.parse(bytes(line), self._clock.now())
                 except Rejected as error:
                     self._fault("line_unusable", f"A line on {self._listen} cannot be used: {error}")
-
-    def _parse(self, line: bytes) -> list[Reading]:
-        try:
-            document = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Rejected(f"{error}.") from error
-        if not isinstance(document, dict):
-            raise Rejected("it is not a JSON object.")
-        stamp = document.get("ts")
-        if isinstance(stamp, bool) or not isinstance(stamp, int | float | str | None):
-            raise Rejected("`ts` is neither a number nor text.")
-        ts = self._clock.now() if stamp is None else parse_ts(str(stamp))
-        absent = [name for name in self._channels if name not in document]
-        if len(absent) == len(self._channels):
-            raise Rejected(f"it has none of the channels {', '.join(absent)}.")
-        columns = [document.get(name) for name in self._channels]
-        if not any(isinstance(column, list) for column in columns):
-            return [Reading(ts, tuple(self._number(value) for value in columns), self._name)]
-        step = document.get("step_s")
-        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= STEP_MAX_S:
-            raise Rejected("lists of numbers need `step_s`, the seconds between them, above 0 and at most 1e9.")
-        length = max(len(column) for column in columns if isinstance(column, list))
-        if length > ROWS_MAX or any(not isinstance(column, list) or len(column) != length for column in columns):
-            raise Rejected(f"its channels are not lists of one length of at most {ROWS_MAX}.")
-        return [
-            Reading(ts + at * step, tuple(self._number(value) for value in row), self._name)
-            for at, row in enumerate(zip(*columns, strict=True))
-        ]
-
-    def _number(self, value: object) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError):  # JSON's whole numbers have no bound
-                return float(value)
-        self._fault("not_a_number", f"{self._listen} got {str(value)[:40]!r} where a number belongs.")
-        return math.nan
 
 
 def _close_all(clients: dict[socket.socket, bytearray]) -> None:

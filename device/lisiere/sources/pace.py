@@ -1,10 +1,14 @@
-"""Pacing: letting recorded input arrive at the rate of a live one."""
+"""Pacing: letting recorded input arrive at the rate of a live one, and asking live input at regular times."""
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from lisiere.clock import Clock
+from lisiere.sources.base import FaultReport
+from lisiere.values import Reading
 
 
 class Pacer:
@@ -47,3 +51,31 @@ class Thinning:
         # Not later than one interval from now: a camera that was slow is not hurried afterwards.
         self._due = max(self._due + self._interval, now)
         return True
+
+
+def polled(
+    ask: Callable[[], Sequence[float]],
+    interval: float,
+    name: str,
+    clock: Clock,
+    fault: FaultReport,
+    stop: threading.Event,
+) -> Iterator[Reading]:
+    """Yield a reading of what `ask` returns now and every `interval` seconds, until stopped; stamped when it is asked.
+
+    The times are those of one schedule in monotonic time, so what an answer takes does not add up. Turns that have
+    passed when they would be due are left out, and counted together as one `poll_late`: a device that is slow is not
+    asked in haste.
+    """
+    start = clock.monotonic()
+    turn = 0
+    while not stop.is_set():
+        stamp = clock.now()
+        values = tuple(ask())
+        yield Reading(stamp, values, name)
+        due = turn + 1
+        turn = max(due, math.ceil((clock.monotonic() - start) / interval))
+        if turn > due:
+            fault("poll_late", f"Reading took longer than the {interval:g} s between two; {turn - due} were left out.")
+        if stop.wait(min(max(0.0, start + turn * interval - clock.monotonic()), threading.TIMEOUT_MAX)):
+            return

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from lisiere.clock import ManualClock
 from lisiere.errors import LisiereError, Rejected, Retryable
 from lisiere.settings.sensors import SocketSource
-from lisiere.sources.json_lines import CLIENTS_MAX, LINE_MAX_BYTES, ROWS_MAX, JsonLines
+from lisiere.sources.json_lines import CLIENTS_MAX, LINE_MAX_BYTES, JsonLines
+from lisiere.sources.records import ROWS_MAX
 from lisiere.values import Reading
 
 CHANNELS = ("level", "wind")
@@ -103,7 +104,7 @@ def parse(line: bytes, channels: tuple[str, ...] = CHANNELS) -> tuple[list[Readi
         ManualClock(500.0),
         lambda name, _: faults.append(name),
     )
-    return source._parse(line), faults
+    return source._records.parse(line, 500.0), faults
 
 
 def test_lines_become_readings_in_the_order_of_the_channels(tcp: Listening) -> None:
@@ -147,9 +148,9 @@ def test_beyond_the_most_clients_the_next_is_turned_away(tcp: Listening) -> None
         tcp.take(CLIENTS_MAX)
         with tcp.client() as more:
             assert closed(more)
-        assert tcp.fault()[0] == "not_a_number"  # the first client's missing channel
+        assert tcp.fault()[0] == "channel_missing"  # of the first client
         names = {tcp.fault()[0] for _ in range(CLIENTS_MAX)}
-        assert names == {"not_a_number", "too_many_clients"}
+        assert names == {"channel_missing", "too_many_clients"}
         clients[0].close()
         clients[1].sendall(b'{"level": 7, "wind": 1}\n')
         assert tcp.take()[0].values == (7, 1)
@@ -188,7 +189,6 @@ def test_beyond_the_most_clients_the_next_is_turned_away(tcp: Listening) -> None
         b"\0" * 100,
         b'{"ts": 0, "step_s": 1, "level": [1, 2], "wind": [1]}',
         b'{"ts": 0, "step_s": 1, "level": [1, 2], "wind": 1}',
-        b'{"ts": 0, "step_s": 1, "level": [1, 2]}',
         b'{"ts": 0, "level": [1], "wind": [1]}',
         b'{"ts": 0, "step_s": 0, "level": [1], "wind": [1]}',
         b'{"ts": 0, "step_s": -1, "level": [1], "wind": [1]}',
@@ -218,7 +218,7 @@ def test_a_value_that_is_no_number_is_missing_and_told(value: bytes) -> None:
 def test_a_channel_left_out_is_missing_and_told() -> None:
     readings, faults = parse(b'{"ts": 10, "wind": 4}')
     assert math.isnan(readings[0].values[0])
-    assert faults == ["not_a_number"]
+    assert faults == ["channel_missing"]
 
 
 @pytest.mark.parametrize("line", [b'{"level": 1, "wind": 2}', b'{"ts": null, "level": 1, "wind": 2}'])
@@ -247,6 +247,13 @@ def test_a_list_with_holes_gives_rows_with_holes() -> None:
     readings, faults = parse(b'{"ts": 0, "step_s": 1, "level": [1, null, "3", true, [4]]}', ("level",))
     assert [math.isnan(one.values[0]) for one in readings] == [False, True, True, True, True]
     assert faults == ["not_a_number"] * 4
+
+
+def test_a_channel_left_out_of_lists_is_missing_in_each_row_and_told_once() -> None:
+    readings, faults = parse(b'{"ts": 0, "step_s": 1, "level": [1, 2]}')
+    assert [one.values[0] for one in readings] == [1, 2]
+    assert all(math.isnan(one.values[1]) for one in readings)
+    assert faults == ["channel_missing"]
 
 
 def test_an_empty_list_gives_nothing() -> None:
