@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lisiere.errors import Rejected
 from lisiere.models import Manifest, TensorSpec, write_manifest
-from lisiere.models.manifest import SCHEMA, Build, Classification, NeoFiles, Verified
+from lisiere.models.manifest import SCHEMA, Build, Classification, Detection, NeoFiles, SsdRawHead, Verified
 from lisiere_compile.link import compiler_version, find_compiler, read_needs
 from lisiere_compile.source import Source
 from lisiere_compile.target import Target
@@ -35,6 +35,8 @@ GRAPH_FILES = NeoFiles(graph=GRAPH, params=PARAMS, library=LIBRARY, meta=META)
 TREE_FILES = NeoFiles(library=LIBRARY, meta=META)
 GRAPH_TOOLS = ("lisiere", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy")
 MANIFEST, LABELS, GOLDEN, ONNX = "manifest.yaml", "labels.txt", "golden.npz", "model.onnx"
+# `.json` and `.params` are for the files that libdlr takes by their endings.
+CALIBRATION, PRIORS = "calibration.scores", "priors.csv"
 
 
 def archive_of(folder: Path) -> Path:
@@ -164,9 +166,15 @@ def write_meaning(folder: Path, source: Source, manifest: Manifest, onnx: Path |
         onnx: goes along as the model for the onnx backend, where given.
     """
     task, golden = manifest.task, source.manifest.golden if source.manifest else None
-    if isinstance(task, Classification):
+    if isinstance(task, Classification | Detection):
         _copy(source, task.labels, folder / LABELS)
         task = msgspec.structs.replace(task, labels=LABELS)
+    if isinstance(task, Classification) and task.calibration is not None:
+        _copy(source, task.calibration, folder / CALIBRATION)
+        task = msgspec.structs.replace(task, calibration=CALIBRATION)
+    if isinstance(task, Detection) and isinstance(task.head, SsdRawHead):
+        _copy(source, task.head.priors, folder / PRIORS)
+        task = msgspec.structs.replace(task, head=msgspec.structs.replace(task.head, priors=PRIORS))
     if golden is not None:
         _copy(source, golden.file, folder / GOLDEN)
         manifest = msgspec.structs.replace(manifest, golden=msgspec.structs.replace(golden, file=GOLDEN))

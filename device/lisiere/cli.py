@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lisiere import __version__
+from lisiere.calibration.commands import register as register_calibrate
 from lisiere.errors import ConfigError, LisiereError
 from lisiere.spool.commands import register as register_spool
 from lisiere.subscribe import register as register_subscribe
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     ]
     schema.add_argument("name", choices=["config", "manifest", *messages, "asyncapi"])
 
-    models = commands.add_parser("models", help="inspect and verify model folders").add_subparsers(
+    models = commands.add_parser("models", help="inspect, verify and calibrate model folders").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
     for name, function, text in (
@@ -143,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
         command = _add(models, name, function, text)
         command.add_argument("folder", type=Path, metavar="FOLDER")
         command.add_argument("--json", action="store_true", help="print JSON")
+
+    register_calibrate(models)
 
     doctor = _add(commands, "doctor", _doctor, "say whether an artifact can run on this machine, and what would help")
     doctor.add_argument(

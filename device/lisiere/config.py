@@ -16,6 +16,7 @@ from msgspec import Meta, field
 from lisiere.documents import Part, Seconds, read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere.models.package import find_manifest
+from lisiere.settings.decision import DecisionConfig
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
 from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
@@ -69,6 +70,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
         output: `lisiere` publishes the envelope on `result/…` and `backlog/…`; `aws-dlr` publishes the message of AWS's
             component aws.greengrass.DLRImageClassification instead, on `publish_topic`. Classification alone has it.
         publish_topic: of `aws-dlr` alone.
+        decision: what is made of the scores of a classification or detection.
     """
 
     name: Level
@@ -81,6 +83,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     output: Literal["lisiere", "aws-dlr"] = "lisiere"
     publish_topic: Topic = "ml/dlr/image-classification"
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
+    decision: DecisionConfig | None = None
 
 
 class SpoolConfig(Part, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ from lisiere.sync.envelope import (
     ScoreEnvelope,
     StatusMessage,
 )
-from lisiere.values import AnomalyBody, ClassificationBody, ForecastingBody
+from lisiere.values import AnomalyBody, ClassificationBody, DetectionBody, ForecastingBody
 
 DOCUMENTS: dict[str, type[Struct]] = {
     "config": Config,
@@ -47,6 +47,7 @@ DOCUMENTS: dict[str, type[Struct]] = {
 }
 _BODIES: dict[str, type[Struct]] = {
     "classification": ClassificationBody,
+    "detection": DetectionBody,
     "forecasting": ForecastingBody,
     "anomaly": AnomalyBody,
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from lisiere.errors import ConfigError
 
@@ -90,11 +91,15 @@ def _answer(result: Any) -> str:
     from lisiere import subscriber
 
     if isinstance(result, subscriber.Classification):
-        return f"{result.label} ({result.score:.3f})"
+        others = [] if result.set is UNSET else [label for label in result.set if label != result.label]
+        doubt = "" if result.decided else ", not decided"
+        return f"{result.label} ({result.score:.3f}{doubt})" + "".join(f" or {label}" for label in others)
+    if isinstance(result, subscriber.Detection):
+        return ", ".join(f"{one.label} ({one.score:.3f})" for one in result.objects) or "nothing"
     if isinstance(result, subscriber.Anomaly):
         score = "no score" if result.score is None else f"score {result.score:.3f}"
         return f"{result.state} ({score}, threshold {result.threshold:.3f})"
-    assert isinstance(result, subscriber.Forecast)  # noqa: S101 - there are three
+    assert isinstance(result, subscriber.Forecast)  # noqa: S101 - there are four
     middle = result.quantiles.get("0.5") or next(iter(result.quantiles.values()))
     return f"{middle[0]:.3f} at {result.horizon[0]}, {middle[-1]:.3f} at {result.horizon[-1]}"
 

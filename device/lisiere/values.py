@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 
@@ -91,11 +91,36 @@ class LabelScore(Struct, frozen=True):
 
 
 class ClassificationBody(Struct, frozen=True, kw_only=True):
-    """The best label, and the best few in order."""
+    """The best label, and the best few in order.
+
+    Attributes:
+        decided: whether the best label's score reaches the pipeline's `decision.threshold`. Where it does not, nothing
+            is known but the scores.
+        set: with `decision.coverage`, the labels of which one is the true one as often as was asked for; the likeliest
+            first, and `label` always among them.
+    """
 
     label: str
     score: float
     top: list[LabelScore]
+    decided: bool = True
+    set: list[str] | UnsetType = UNSET
+
+
+class DetectedObject(Struct, frozen=True, kw_only=True):
+    """One object: `box` is left, top, width and height in pixels of the frame, within it."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class DetectionBody(Struct, frozen=True, kw_only=True):
+    """The objects in a frame of `width` times `height` pixels, the surest first."""
+
+    objects: list[DetectedObject]
+    width: int
+    height: int
 
 
 class ForecastingBody(Struct, frozen=True, kw_only=True):
@@ -113,7 +138,7 @@ class AnomalyBody(Struct, frozen=True, kw_only=True):
     threshold: float
 
 
-Body = ClassificationBody | ForecastingBody | AnomalyBody
+Body = ClassificationBody | DetectionBody | ForecastingBody | AnomalyBody
 
 
 class InputInfo(Struct, frozen=True, kw_only=True):

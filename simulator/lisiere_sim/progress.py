@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -107,6 +108,9 @@ def choose_progress(console: Console) -> Progress:
 
 def describe(task: str, answer: dict[str, Any]) -> str:
     """Put a result in a few words: `7 (0.98)`, `anomalous (3.1, threshold 1.2)`, `in 8 steps 421.3 (420.1 … 422.6)`."""
+    if task == "detection" and "objects" in answer:
+        found = Counter(one["label"] for one in answer["objects"])
+        return ", ".join(f"{count} {label}" for label, count in found.most_common(3)) or "nothing"
     if task == "classification" and "label" in answer:
         return f"{answer['label']} ({answer.get('score', 0.0):.2f})"
     if task == "anomaly" and "state" in answer:

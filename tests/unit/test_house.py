@@ -35,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"brokers", "config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync", "view"}),
-    frozenset({"pipeline", "supervisor", "schema", "asyncapi", "doctor", "reports", "subscriber"}),
+    frozenset({"calibration", "pipeline", "supervisor", "schema", "asyncapi", "doctor", "reports", "subscriber"}),
     frozenset({"runtime", "subscribe"}),
     frozenset({"greengrass"}),
     frozenset({"cli"}),

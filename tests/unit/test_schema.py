@@ -1,4 +1,4 @@
-"""Schemas: whole, versioned, and telling the three kinds of result apart."""
+"""Schemas: whole, versioned, and telling the four kinds of result apart."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_body_must_be_that_of_its_task() -> None:
     schema = json_schema("result")
     jsonschema.validate(result("anomaly", anomaly), schema)
     jsonschema.validate(result("anomaly", {**anomaly, "state": "no_data", "score": None}), schema)
-    for task in ("classification", "forecasting"):
+    for task in ("classification", "detection", "forecasting"):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(result(task, anomaly), schema)
 

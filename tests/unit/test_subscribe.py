@@ -15,7 +15,19 @@ import pytest
 
 from lisiere.cli import main
 from lisiere.subscribe import line
-from lisiere.subscriber import Anomaly, Forecast, Link, Missed, NewEpoch, Result, Status, Unreadable
+from lisiere.subscriber import (
+    Anomaly,
+    Classification,
+    Detection,
+    Forecast,
+    Link,
+    Missed,
+    NewEpoch,
+    Result,
+    Status,
+    Unreadable,
+)
+from lisiere.values import DetectedObject
 from lisiere_sim.broker import Address, free_port
 from support.brokers import running_mosquitto
 from support.publisher import Device
@@ -126,6 +138,12 @@ def result(**changes: Any) -> Result:
 def test_every_event_has_its_line() -> None:
     anomaly = msgspec.structs.replace(result(replay=True), result=Anomaly(state="no_data", score=None, threshold=2.0))
     assert line(anomaly) == "2026-01-31T07:36:16.123Z sim/dock: no_data (no score, threshold 2.000) (late)"
+    label = Classification(label="7", score=0.6, top=[], decided=False, set=["7", "1"])
+    doubtful = msgspec.structs.replace(result(), result=label)
+    assert line(doubtful) == "2026-01-31T07:36:16.123Z sim/dock: 7 (0.600, not decided) or 1"
+    cat = DetectedObject(label="cat", score=0.9, box=(0.0, 0.0, 1.0, 1.0))
+    seen = msgspec.structs.replace(result(), result=Detection(objects=[cat], width=9, height=9))
+    assert line(seen) == "2026-01-31T07:36:16.123Z sim/dock: cat (0.900)"
     forecast = Forecast(horizon=["a", "b"], quantiles={"0.1": [0.0, 0.0], "0.5": [1.0, 2.0]})
     unsure = msgspec.structs.replace(result(ts_quality="unsynced"), result=forecast)
     assert line(unsure) == "2026-01-31T07:36:16.123Z (unsynced) sim/dock: 1.000 at a, 2.000 at b"

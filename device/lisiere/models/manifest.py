@@ -83,11 +83,103 @@ class Classification(_Part, tag="classification", frozen=True, kw_only=True):
         scores: `softmax` when the model gives logits, `probabilities` when it gives shares of one, and
             `uint8` when it gives quantised shares of 255.
         top: how many labels a result lists.
+        temperature: what logits, or the logarithms of shares, are divided by, so that the scores are as sure as the
+            model is right. 1 leaves them as they are. `lisiere models calibrate` finds it.
+        calibration: the file that sets of labels are made from, by the same command.
     """
 
     labels: FileName
     scores: Literal["softmax", "probabilities", "uint8"] = "probabilities"
     top: Count = 3
+    temperature: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    calibration: FileName | None = None
+
+
+Order = Literal["xyxy", "yxyx", "cxcywh"]
+Unit = Literal["fraction", "pixel"]
+
+
+class SsdHead(_Part, tag="ssd", frozen=True, kw_only=True):
+    """Outputs of a model that decodes and suppresses by itself, as TFLite's SSD does: the names of four outputs.
+
+    Attributes:
+        boxes: [1, N, 4].
+        classes: [1, N], whole numbers, of which `first_class` is the first label.
+        scores: [1, N], in 0 … 1.
+        count: [1], how many of the N hold something; all, unless there is such an output.
+        order: of a box: `yxyx` is top, left, bottom, right; `cxcywh` the centre and the size.
+        unit: fractions of the model's input, or its pixels.
+    """
+
+    boxes: str
+    classes: str
+    scores: str
+    count: str | None = None
+    first_class: Annotated[int, Meta(ge=0, le=1000)] = 0
+    order: Order = "yxyx"
+    unit: Unit = "fraction"
+
+
+class SsdRawHead(_Part, tag="ssd_raw", frozen=True, kw_only=True):
+    """Outputs of an SSD before decoding: offsets from prior boxes, and scores by class.
+
+    Attributes:
+        boxes: the output [1, N, 4]: offsets of centre and size in the order of `order`, divided by `variances`.
+        scores: the output [1, N, C], where C is the number of labels, and one more where there is a `background`.
+        priors: a file of N lines `cx,cy,width,height`, in fractions of the model's input.
+        variances: of the centre and of the size, as in training; Liu et al., SSD, 2016.
+        order: `cxcywh`, or `cycxhw` as TensorFlow has it.
+        activation: what makes the scores shares of one.
+        background: the index of the class that is none, if there is one.
+    """
+
+    boxes: str
+    scores: str
+    priors: FileName
+    variances: tuple[Positive, Positive] = (0.1, 0.2)
+    order: Literal["cxcywh", "cycxhw"] = "cxcywh"
+    activation: Literal["none", "sigmoid", "softmax"] = "softmax"
+    background: Annotated[int, Meta(ge=0)] | None = 0
+
+
+class YoloHead(_Part, tag="yolo", frozen=True, kw_only=True):
+    """One output of boxes with scores: centre, size, objectness where there is one, and a score a class.
+
+    Attributes:
+        output: its name.
+        layout: `rows` is [1, N, 5 + C], as YOLOv5 has it; `columns` is [1, 4 + C, N], as YOLOv8 has it.
+        objectness: whether each box has a score of its own, by which those of its classes are multiplied.
+        activation: what makes the scores shares of one; exported models have done it.
+        unit: fractions of the model's input, or its pixels.
+    """
+
+    output: str
+    layout: Literal["rows", "columns"]
+    objectness: bool
+    activation: Literal["none", "sigmoid"] = "none"
+    unit: Unit = "pixel"
+
+
+class Detection(_Part, tag="detection", frozen=True, kw_only=True):
+    """Outputs: boxes with a class and a score each. `labels` names the file with one label a line.
+
+    Attributes:
+        head: the form in which the model gives them.
+        score_threshold: what has a lower score is none.
+        iou_threshold: of two boxes that overlap by more (intersection over union) only the better one is kept. An `ssd`
+            head has done so already, and is left as it is unless this is given.
+        suppress: whether boxes of one class alone suppress each other, or those of all.
+        top: how many objects a result lists at most.
+        candidates: how many boxes are looked at, the best ones.
+    """
+
+    labels: FileName
+    head: SsdHead | SsdRawHead | YoloHead
+    score_threshold: Annotated[float, Meta(gt=0, le=1)] = 0.3
+    iou_threshold: Annotated[float, Meta(gt=0, le=1)] | None = None
+    suppress: Literal["class", "all"] = "class"
+    top: Annotated[int, Meta(ge=1, le=1000)] = 100
+    candidates: Annotated[int, Meta(ge=1, le=10_000)] = 1000
 
 
 class Forecasting(_Part, tag="forecasting", frozen=True, kw_only=True):
@@ -203,7 +295,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
     input: ImageInput | WindowInput | None = None
-    task: Classification | Forecasting | Anomaly | None = None
+    task: Classification | Detection | Forecasting | Anomaly | None = None
     files: Annotated[dict[FileName, FileEntry], Meta(min_length=1)]
     onnx: FileName | None = None
     neo: NeoFiles | None = None
@@ -222,6 +314,10 @@ class Manifest(_Part, frozen=True, kw_only=True):
             found |= {f"neo.{part}": name for part, name in parts.items() if name}
         if self.golden:
             found["golden.file"] = self.golden.file
-        if isinstance(self.task, Classification):
+        if isinstance(self.task, Classification | Detection):
             found["task.labels"] = self.task.labels
+        if isinstance(self.task, Classification) and self.task.calibration:
+            found["task.calibration"] = self.task.calibration
+        if isinstance(self.task, Detection) and isinstance(self.task.head, SsdRawHead):
+            found["task.head.priors"] = self.task.head.priors
         return found

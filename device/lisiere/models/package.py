@@ -16,9 +16,11 @@ import yaml
 
 from lisiere.documents import read_yaml
 from lisiere.errors import Rejected
+from lisiere.models.heads import check_head, classes_of
 from lisiere.models.manifest import (
     Anomaly,
     Classification,
+    Detection,
     FileEntry,
     Forecasting,
     ImageInput,
@@ -51,7 +53,7 @@ class Package:
 
     def labels(self) -> tuple[str, ...]:
         """Return the class labels in the order of the model's output; empty for other tasks."""
-        if not isinstance(self.manifest.task, Classification):
+        if not isinstance(self.manifest.task, Classification | Detection):
             return ()
         text = self.file(self.manifest.task.labels).read_text(encoding="utf-8-sig")
         return tuple(line.strip() for line in text.splitlines() if line.strip())
@@ -130,14 +132,15 @@ def open_package(path: Path) -> Package:
     _check_meaning(manifest, file)
     _check_files(manifest, file)
     package = Package(path, manifest, f"sha256:{_sha256(file)}")
-    if isinstance(manifest.task, Classification):
+    if isinstance(manifest.task, Classification | Detection):
         try:
-            labels, classes = len(package.labels()), manifest.outputs[0].size
+            labels, classes = len(package.labels()), classes_of(manifest)
         except UnicodeDecodeError as error:
             raise Rejected(f"{manifest.task.labels} in {path} is not text in UTF-8: {error}.") from error
-        if labels != classes:
+        if labels != (classes or max(labels, 1)):
             raise Rejected(
-                f"{manifest.task.labels} in {path} has {labels} labels, but the model's output has {classes} classes."
+                f"{manifest.task.labels} in {path} has {labels} labels, but the model's output has "
+                f"{classes or 'some'} classes."
             )
     if manifest.neo is not None:
         _check_strays(package)
@@ -188,14 +191,16 @@ def _check_task(manifest: Manifest, file: Path) -> None:
             f"{file}: a window of {how.length} rows and {len(how.channels)} channels does not fill the input "
             f"{list(spec.shape)}."
         )
-    if isinstance(how, ImageInput) != isinstance(task, Classification):
-        raise Rejected(f"{file}: images go with classification, and windows with forecasting or anomaly.")
+    if isinstance(how, ImageInput) != isinstance(task, Classification | Detection):
+        raise Rejected(f"{file}: images go with classification or detection, windows with forecasting or anomaly.")
     _check_output(manifest, file)
 
 
 def _check_output(manifest: Manifest, file: Path) -> None:
     output, task = manifest.outputs[0], manifest.task
-    if isinstance(task, Forecasting):
+    if isinstance(task, Detection):
+        check_head(manifest, task, file)
+    elif isinstance(task, Forecasting):
         if output.size != task.horizon * len(task.quantiles):
             raise Rejected(
                 f"{file}: {task.horizon} steps of {len(task.quantiles)} quantiles do not fill the output "

@@ -13,11 +13,12 @@ from lisiere.config import Config, PipelineConfig
 from lisiere.errors import ConfigError
 from lisiere.health import PipelineHealth
 from lisiere.models import Manifest, Package, open_package
-from lisiere.models.manifest import Anomaly, Classification, Forecasting, ImageInput, WindowInput
+from lisiere.models.manifest import Anomaly, Classification, Detection, Forecasting, ImageInput, WindowInput
 from lisiere.pipeline.pipeline import Engine, Pipeline, Sink
+from lisiere.settings.decision import DecisionConfig
 from lisiere.sources import gives_frames, open_source
 from lisiere.sync.envelope import ModelInfo, TaskKind
-from lisiere.tasks import open_task
+from lisiere.tasks import check_decision, open_task
 from lisiere.timeline import Timeline
 from lisiere.view import read_mask
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _KINDS: dict[type, TaskKind] = {
     Classification: "classification",
+    Detection: "detection",
     Forecasting: "forecasting",
     Anomaly: "anomaly",
 }
@@ -64,19 +66,22 @@ def check_models(config: Config) -> None:
         Rejected: a model must not be used, or a view's mask is no image.
     """
     for index, pipeline in enumerate(config.pipelines):
-        check_pairing(pipeline, open_package(Path(pipeline.model)).manifest, f"$.pipelines[{index}].source")
+        package, path = open_package(Path(pipeline.model)), f"$.pipelines[{index}]"
+        check_pairing(pipeline, package.manifest, f"{path}.source")
+        if pipeline.decision is not None:
+            check_decision(package, pipeline.decision, f"{path}.decision")
         if pipeline.view is not None and isinstance(pipeline.view.mask, str):
             read_mask(Path(pipeline.view.mask))
 
 
-def model_engine(package: Package, opened: Opened, clock: Clock) -> Engine:
+def model_engine(package: Package, opened: Opened, clock: Clock, decision: DecisionConfig | None = None) -> Engine:
     """Return what infers by a loaded model.
 
     Raises:
         Rejected: the model's manifest declares no task.
     """
     manifest = package.manifest
-    task = open_task(package, opened.model, clock)
+    task = open_task(package, opened.model, clock, decision)
     info = ModelInfo(
         name=manifest.name,
         version=manifest.version,
@@ -113,9 +118,11 @@ def open_pipeline(
     """
     package = open_package(Path(config.model))
     channels = check_pairing(config, package.manifest, f"{path}.source")
+    if config.decision is not None:
+        check_decision(package, config.decision, f"{path}.decision")
     opened = open_model(package, config.backend, config.threads)
     opened.model.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in opened.model.inputs})
     health.backend = opened.backend
     log.info("The pipeline %s runs %s by %s (%s).", config.name, package.manifest.name, opened.backend, opened.why)
     source = open_source(config.source, channels, clock, health.fault)
-    return Pipeline(config, source, model_engine(package, opened, clock), spool, timeline, health)
+    return Pipeline(config, source, model_engine(package, opened, clock, config.decision), spool, timeline, health)

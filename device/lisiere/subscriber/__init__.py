@@ -25,12 +25,14 @@ from lisiere.sync.envelope import ScoreEnvelope as Score
 from lisiere.sync.envelope import StatusMessage as Status
 from lisiere.values import AnomalyBody as Anomaly
 from lisiere.values import ClassificationBody as Classification
+from lisiere.values import DetectionBody as Detection
 from lisiere.values import ForecastingBody as Forecast
 
 __all__ = [
     "Anomaly",
     "Classification",
     "Counts",
+    "Detection",
     "Event",
     "Forecast",
     "Gap",

@@ -18,9 +18,14 @@ from lisiere.sync.envelope import (
     Sequenced,
     StatusMessage,
 )
-from lisiere.values import AnomalyBody, ClassificationBody, ForecastingBody
+from lisiere.values import AnomalyBody, ClassificationBody, DetectionBody, ForecastingBody
 
-_BODIES = {"classification": ClassificationBody, "forecasting": ForecastingBody, "anomaly": AnomalyBody}
+_BODIES = {
+    "classification": ClassificationBody,
+    "detection": DetectionBody,
+    "forecasting": ForecastingBody,
+    "anomaly": AnomalyBody,
+}
 _KINDS: dict[str, Any] = {
     "gap": GapEnvelope,
     "status": StatusMessage,

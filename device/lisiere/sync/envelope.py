@@ -19,7 +19,7 @@ from lisiere.timeline import Origin, Timeline
 from lisiere.values import EventBody, InputInfo, ScoreBody
 
 SCHEMAS = {kind: f"lisiere.{kind}/1" for kind in ("result", "event", "score", "gap")}  # by the kind of a row
-TaskKind = Literal["classification", "forecasting", "anomaly"]
+TaskKind = Literal["classification", "detection", "forecasting", "anomaly"]
 BATCH_SCHEMA = "lisiere.batch/1"
 # How a body begins that was stamped by a clock that nobody vouched for; the order is that of _Stamped.
 _ORIGIN = re.compile(rb'\{"ts":"(?P<ts>[^"]+)","ts_quality":"\w+","clock":(?P<origin>\{[^}]*\})')

@@ -6,16 +6,25 @@ from lisiere.backends import Model
 from lisiere.clock import Clock
 from lisiere.errors import Rejected
 from lisiere.models import Package
-from lisiere.models.manifest import Classification, Forecasting
+from lisiere.models.manifest import Classification, Detection, Forecasting
+from lisiere.settings.decision import DecisionConfig
 from lisiere.tasks.base import Task
 from lisiere.tasks.classification import ClassificationTask
+from lisiere.tasks.decision import check_decision
+from lisiere.tasks.detection import DetectionTask
 from lisiere.tasks.series import AnomalyTask, ForecastingTask
 
-__all__ = ["Task", "open_task"]
+__all__ = ["Task", "check_decision", "open_task"]
 
 
-def open_task(package: Package, model: Model, clock: Clock) -> Task:
+def open_task(package: Package, model: Model, clock: Clock, decision: DecisionConfig | None = None) -> Task:
     """Make the task that a package's manifest declares, on a loaded model.
+
+    Args:
+        package: a folder that `open_package` has verified.
+        model: it, loaded.
+        clock: where time comes from.
+        decision: what to make of the scores, of classification and detection.
 
     Raises:
         Rejected: it declares none.
@@ -27,7 +36,9 @@ def open_task(package: Package, model: Model, clock: Clock) -> Task:
             "`input` and `task`, and compile it again."
         )
     if isinstance(task, Classification):
-        return ClassificationTask(package, model, clock)
+        return ClassificationTask(package, model, clock, decision)
+    if isinstance(task, Detection):
+        return DetectionTask(package, model, clock, decision)
     if isinstance(task, Forecasting):
         return ForecastingTask(package, model, clock)
     return AnomalyTask(package, model, clock)

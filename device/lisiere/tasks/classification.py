@@ -1,34 +1,48 @@
-"""Classification: a frame to the labels it most likely shows."""
+"""Classification: a frame to the labels it most likely shows, and whether that is enough to go by."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import numpy as np
+from msgspec import UNSET
 
 from lisiere.backends import Model, Tensor
 from lisiere.clock import Clock
 from lisiere.errors import Rejected
 from lisiere.models import Package
 from lisiere.models.manifest import Classification, ImageInput
+from lisiere.settings.decision import DecisionConfig
+from lisiere.tasks.conformal import ConformalSets, read_scores
 from lisiere.tasks.preprocess import ImagePreprocess
 from lisiere.values import ClassificationBody, EventBody, Frame, LabelScore, Result, ScoreBody
 
 _FEW_CLASSES = 64
+LEAST_SHARE = 1e-12  # what a share of zero counts as where its logarithm is asked for
+
+Scores = Literal["softmax", "probabilities", "uint8"]
 
 
 class ClassificationTask:
-    """Preprocess, infer, and name the best labels with their probabilities."""
+    """Preprocess, infer, and name the best labels with their probabilities.
 
-    def __init__(self, package: Package, model: Model, clock: Clock) -> None:
+    Raises:
+        Rejected: the model has no calibration for the sets of labels that are asked for, or too small a one.
+    """
+
+    def __init__(self, package: Package, model: Model, clock: Clock, decision: DecisionConfig | None = None) -> None:
         manifest = package.manifest
         assert isinstance(manifest.task, Classification)  # noqa: S101 - open_task looked
         assert isinstance(manifest.input, ImageInput)  # noqa: S101 - open_package looked
+        decision = decision or DecisionConfig()
         self._task = manifest.task
         self._preprocess = ImagePreprocess(manifest.input, manifest.inputs[0])
         self._labels = package.labels()
-        self._top = min(self._task.top, len(self._labels))
+        self._top = min(decision.top or self._task.top, len(self._labels))
+        self._threshold = decision.threshold or 0.0
+        self._sets = None if decision.coverage is None else sets_of(package, decision.coverage)
         self._model = model
         self._input = manifest.inputs[0].name
         self._output = manifest.outputs[0].name
@@ -40,13 +54,17 @@ class ClassificationTask:
         started = moment()
         tensor = self._preprocess(item.image)
         prepared = moment()
-        output = self._model.run({self._input: tensor})[self._output]
+        output = self._model.run({self._input: tensor})[self._output].reshape(-1)
         inferred = moment()
-        top = [
-            LabelScore(self._labels[at], round(score, 6))
-            for at, score in best_classes(output.reshape(-1), self._task.scores, self._top)
-        ]
-        body = ClassificationBody(label=top[0].label, score=top[0].score, top=top)
+        shares = class_shares(output, self._task.scores, self._task.temperature)
+        top = [LabelScore(self._labels[at], round(shares[at], 6)) for at in best_classes(output, self._top)]
+        body = ClassificationBody(
+            label=top[0].label,
+            score=top[0].score,
+            top=top,
+            decided=top[0].score >= self._threshold,
+            set=UNSET if self._sets is None else [self._labels[at] for at in self._sets(np.asarray(shares))],
+        )
         return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
 
     def end(self) -> tuple[EventBody | ScoreBody, ...]:
@@ -54,43 +72,70 @@ class ClassificationTask:
         return ()
 
 
-def best_classes(
-    output: Tensor, scores: Literal["softmax", "probabilities", "uint8"], top: int
-) -> list[tuple[int, float]]:
-    """Return the best classes of a model's output and their probabilities, the best first.
+def sets_of(package: Package, coverage: float) -> ConformalSets:
+    """Return what makes a model's sets of labels at a coverage.
+
+    Raises:
+        Rejected: the model has no calibration, or one that is too small for it.
+    """
+    task = package.manifest.task
+    if not isinstance(task, Classification) or task.calibration is None:
+        raise Rejected(
+            f"The model at {package.path} has no calibration to make sets of labels from. "
+            "`lisiere models calibrate` gives it one, from labelled images."
+        )
+    return read_scores(package.file(task.calibration)).sets(coverage)
+
+
+def class_shares(output: Tensor, scores: Scores, temperature: float = 1.0) -> Sequence[float]:
+    """Return the probability of each class.
 
     Args:
         output: [classes], in the model's dtype.
         scores: what the output is; see `Classification.scores`.
-        top: how many to return. Of equals, the first class goes before.
+        temperature: see `Classification.temperature`.
 
     Raises:
         Rejected: the output holds something that is not a number.
     """
     # For a few classes NumPy's calls cost more than their arithmetic. Both ways count in double precision, where
     # neither the sum nor the shift by the largest can overflow.
-    if output.size <= _FEW_CLASSES:
+    few = output.size <= _FEW_CLASSES
+    if few:
         values: list[float] = output.tolist()
         _check_finite(sum(values))
-        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top]
-        scale = 1 / 255 if scores == "uint8" else 1.0
-        if scores == "softmax":
+        if scores == "softmax" or temperature != 1:
+            if scores != "softmax":
+                scale = 1 / 255 if scores == "uint8" else 1.0
+                values = [math.log(max(value * scale, LEAST_SHARE)) for value in values]
             largest = max(values)
-            values = [math.exp(value - largest) for value in values]
+            values = [math.exp((value - largest) / temperature) for value in values]
             scale = 1 / sum(values)
-        return [(at, values[at] * scale) for at in order]
+            return [value * scale for value in values]
+        return [value / 255 for value in values] if scores == "uint8" else values
     shares = output.astype(np.float64)
     _check_finite(float(shares.sum()))
-    left, order = shares.copy(), []
+    if scores == "uint8":
+        shares /= 255
+    if scores != "softmax" and temperature != 1:
+        shares = np.log(np.maximum(shares, LEAST_SHARE))
+    if scores == "softmax" or temperature != 1:
+        shares = np.exp((shares - shares.max()) / temperature)
+        shares /= shares.sum()
+    return cast(Sequence[float], shares)
+
+
+def best_classes(output: Tensor, top: int) -> list[int]:
+    """Return the best classes of a model's output [classes], the best first. Of equals, the first goes before."""
+    # By the output and not by the shares, of which very different ones may be rounded to the same.
+    if output.size <= _FEW_CLASSES:
+        values = output.tolist()
+        return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top]
+    left, order = output.astype(np.float64), []
     for _ in range(top):
         order.append(int(left.argmax()))
         left[order[-1]] = -np.inf
-    if scores == "softmax":
-        shares = np.exp(shares - shares.max())
-        shares /= shares.sum()
-    elif scores == "uint8":
-        shares /= 255
-    return [(at, float(shares[at])) for at in order]
+    return order
 
 
 def _check_finite(total: float) -> None:

@@ -5,6 +5,7 @@ Training, compiling and the device all use this one, so that a model sees on the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,22 @@ from lisiere.models.manifest import ImageInput, TensorSpec
 
 # Larger frames than any sensor of this trade makes: a guard against broken sources.
 MAX_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which part of an image is taken, and where in the input it is put: top, left, height and width, in pixels."""
+
+    taken: tuple[int, int, int, int]
+    put: tuple[int, int, int, int]
+
+    def undo(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return boxes of the input, [n, 4] as left, top, right, bottom, as boxes of the image."""
+        (from_top, from_left, from_height, from_width), (to_top, to_left, to_height, to_width) = self.taken, self.put
+        x, y = from_width / to_width, from_height / to_height
+        scale = np.asarray([x, y, x, y])
+        shift = np.asarray([from_left - to_left * x, from_top - to_top * y] * 2)
+        return np.asarray(boxes * scale + shift, np.float64)
 
 
 class ImagePreprocess:
@@ -53,6 +70,11 @@ class ImagePreprocess:
             (3, "bgr"): None,
         }
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return self._height, self._width
+
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         """Turn one frame into the input tensor.
 
@@ -78,23 +100,35 @@ class ImagePreprocess:
         # A grey frame of the right size that stays bytes would come out as itself.
         return tensor.copy() if np.may_share_memory(tensor, image) else tensor
 
-    def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def placement(self, image: NDArray[np.uint8]) -> Placement:
+        """Say which part of an image goes where in the input."""
         height, width = image.shape[:2]
-        if self._how.fit == "stretch":
-            return self._resize(image, self._width, self._height)
+        rows, columns = self._height, self._width
         if self._how.fit == "crop":
             # Cropping before scaling gives the same pixels as after, for less work.
-            ratio = min(height / self._height, width / self._width)
-            rows = min(max(round(self._height * ratio), 1), height)
-            columns = min(max(round(self._width * ratio), 1), width)
-            top, left = (height - rows) // 2, (width - columns) // 2
-            return self._resize(image[top : top + rows, left : left + columns], self._width, self._height)
-        ratio = max(height / self._height, width / self._width)
-        rows = min(max(round(height / ratio), 1), self._height)
-        columns = min(max(round(width / ratio), 1), self._width)
+            ratio = min(height / rows, width / columns)
+            taken_rows = min(max(round(rows * ratio), 1), height)
+            taken_columns = min(max(round(columns * ratio), 1), width)
+            top, left = (height - taken_rows) // 2, (width - taken_columns) // 2
+            return Placement((top, left, taken_rows, taken_columns), (0, 0, rows, columns))
+        if self._how.fit == "letterbox":
+            ratio = max(height / rows, width / columns)
+            put_rows = min(max(round(height / ratio), 1), rows)
+            put_columns = min(max(round(width / ratio), 1), columns)
+            top, left = (rows - put_rows) // 2, (columns - put_columns) // 2
+            return Placement((0, 0, height, width), (top, left, put_rows, put_columns))
+        return Placement((0, 0, height, width), (0, 0, rows, columns))
+
+    def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        placement = self.placement(image)
+        top, left, rows, columns = placement.taken
+        taken = image[top : top + rows, left : left + columns]
+        top, left, rows, columns = placement.put
+        fitted = self._resize(taken, columns, rows)
+        if (rows, columns) == (self._height, self._width):
+            return fitted
         canvas = np.full((self._height, self._width, *image.shape[2:]), self._how.fill, np.uint8)
-        top, left = (self._height - rows) // 2, (self._width - columns) // 2
-        canvas[top : top + rows, left : left + columns] = self._resize(image, columns, rows)
+        canvas[top : top + rows, left : left + columns] = fitted
         return canvas
 
     def _resize(self, image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

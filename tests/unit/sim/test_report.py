@@ -139,6 +139,9 @@ def test_the_printed_report_has_a_row_a_pipeline_and_the_sentence_unbroken() -> 
 
 def test_answers_in_a_few_words() -> None:
     assert describe("classification", {"label": "7", "score": 0.981}) == "7 (0.98)"
+    objects = [{"label": label} for label in ("cat", "dog", "cat")]
+    assert describe("detection", {"objects": objects}) == "2 cat, 1 dog"
+    assert describe("detection", {"objects": []}) == "nothing"
     assert describe("anomaly", {"state": "anomalous", "score": 3.14159, "threshold": 1.2}) == (
         "anomalous (3.14, threshold 1.2)"
     )

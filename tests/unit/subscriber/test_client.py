@@ -66,8 +66,8 @@ def seqs(events: list[Event]) -> list[int]:
 
 def test_what_is_exported() -> None:
     assert set(lisiere.subscriber.__all__) == {
-        "Anomaly", "Classification", "Counts", "Event", "Forecast", "Gap", "Health", "Link", "Metrics", "Missed",
-        "NewEpoch", "Occurrence", "Result", "Score", "Status", "Subscriber", "Unreadable",
+        "Anomaly", "Classification", "Counts", "Detection", "Event", "Forecast", "Gap", "Health", "Link", "Metrics",
+        "Missed", "NewEpoch", "Occurrence", "Result", "Score", "Status", "Subscriber", "Unreadable",
     }  # fmt: skip
     for name in lisiere.subscriber.__all__:
         assert getattr(lisiere.subscriber, name) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from lisiere.clock import ManualClock
 from lisiere.errors import Permanent, Rejected
 from lisiere.models import Manifest, Package, TensorSpec, open_package
 from lisiere.models.manifest import Classification, ImageInput
+from lisiere.settings.decision import DecisionConfig
 from lisiere.tasks import open_task
-from lisiere.tasks.classification import ClassificationTask, best_classes
+from lisiere.tasks.classification import ClassificationTask, best_classes, class_shares
+from lisiere.tasks.conformal import write_scores
 from lisiere.values import ClassificationBody, Frame
 from support import tiny
 
@@ -45,7 +48,13 @@ class Fake:
         pass
 
 
-def task(output: object, dtype: str = "float32", **what: Any) -> tuple[ClassificationTask, Fake]:
+def task(
+    output: object,
+    dtype: str = "float32",
+    folder: Path = Path("nowhere"),
+    decision: DecisionConfig | None = None,
+    **what: Any,
+) -> tuple[ClassificationTask, Fake]:
     manifest = Manifest(
         schema="lisiere.model/1",
         name="trees",
@@ -63,7 +72,7 @@ def task(output: object, dtype: str = "float32", **what: Any) -> tuple[Classific
 
     clock = ManualClock()
     model = Fake(manifest, np.asarray(output, dtype).reshape(1, 4), clock)
-    return ClassificationTask(Labelled(Path("nowhere"), manifest, "sha256:"), model, clock), model
+    return ClassificationTask(Labelled(folder, manifest, "sha256:"), model, clock, decision), model
 
 
 def body(output: object, dtype: str = "float32", **what: Any) -> ClassificationBody:
@@ -171,23 +180,83 @@ def test_a_real_model_classifies_as_its_golden_vectors_say(tmp_path: Path) -> No
     st.integers(1, 200).flatmap(lambda n: st.lists(st.floats(-50, 50, width=32), min_size=n, max_size=n)),
     st.sampled_from(["softmax", "probabilities"]),
     st.integers(1, 5),
+    st.sampled_from([1.0, 0.5, 3.0]),
 )
-@example([0.0, 1.1754943508222875e-38], "softmax", 1)  # apart, but not by their shares
-def test_few_classes_and_many_are_counted_alike(values: list[float], scores: Any, top: int) -> None:
+@example([0.0, 1.1754943508222875e-38], "softmax", 1, 1.0)  # apart, but not by their shares
+def test_few_classes_and_many_are_counted_alike(values: list[float], scores: Any, top: int, temperature: float) -> None:
     output = np.asarray(values, np.float32)
     top = min(top, len(values))
-    found = best_classes(output, scores, top)
+    found = best_classes(output, top)
     padded = np.concatenate([output, np.full(100, -np.float32(1e30))])  # enough to be many, and never the best
-    many = best_classes(padded, "softmax", top) if scores == "softmax" else found
-    assert [at for at, _ in found] == [at for at, _ in many]
-    assert [share for _, share in found] == pytest.approx([share for _, share in many])
-    assert [at for at, _ in found] == sorted(range(len(values)), key=lambda at: (-output[at], at))[:top]
+    assert found == best_classes(padded, top) == sorted(range(len(values)), key=lambda at: (-output[at], at))[:top]
+    if scores == "softmax":
+        shares = class_shares(output, scores, temperature)
+        assert np.asarray(shares) == pytest.approx(np.asarray(class_shares(padded, scores, temperature))[: len(values)])
 
 
 @pytest.mark.parametrize("count", [3, 300])
 def test_quantised_shares_are_of_255(count: int) -> None:
     output = np.zeros(count, np.uint8)
     output[1], output[2] = 255, 51
-    (first, best), (second, next_best) = best_classes(output, "uint8", 2)
-    assert (first, second) == (1, 2)
-    assert (best, next_best) == pytest.approx((1.0, 0.2))
+    assert best_classes(output, 2) == [1, 2]
+    shares = class_shares(output, "uint8")
+    assert (shares[1], shares[2]) == pytest.approx((1.0, 0.2))
+
+
+@pytest.mark.parametrize("count", [5, 500])
+@pytest.mark.parametrize("scores", ["softmax", "probabilities", "uint8"])
+def test_a_temperature_divides_logits_or_the_logarithms_of_shares(count: int, scores: Any) -> None:
+    logits = np.random.default_rng(3).normal(0, 2, count)
+    wanted = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum()
+    shares = np.exp(logits) / np.exp(logits).sum()
+    output = {"softmax": logits, "probabilities": shares, "uint8": np.rint(shares * 255).astype(np.uint8)}[scores]
+    found = np.asarray(class_shares(output, scores, 2.5))
+    assert found.sum() == pytest.approx(1)
+    if scores != "uint8":
+        assert found == pytest.approx(wanted)
+    assert best_classes(output, 3) == np.argsort(-found, kind="stable")[:3].tolist()
+
+
+def test_a_share_of_zero_stays_next_to_nothing_at_any_temperature() -> None:
+    shares = class_shares(np.asarray([1.0, 0.0, 0.0]), "probabilities", 2.0)
+    assert shares == pytest.approx([1, 0, 0], abs=1e-5)
+    assert class_shares(np.zeros(3), "probabilities", 2.0) == pytest.approx([1 / 3] * 3)
+
+
+def test_the_manifest_s_temperature_is_used() -> None:
+    cool, warm = body([0.0, 2.0, 0, 0], scores="softmax"), body([0.0, 2.0, 0, 0], scores="softmax", temperature=2.0)
+    assert cool.label == warm.label
+    assert warm.score == pytest.approx(math.e / (math.e + 3), abs=1e-6)
+    assert warm.score < cool.score
+
+
+@pytest.mark.parametrize(("threshold", "decided"), [(None, True), (0.59, True), (0.6, True), (0.601, False)])
+def test_below_its_threshold_a_pipeline_does_not_decide_and_keeps_the_scores(
+    threshold: float | None, decided: bool
+) -> None:
+    found = body([0.1, 0.6, 0.05, 0.25], decision=DecisionConfig(threshold=threshold))
+    assert found.decided is decided
+    assert (found.label, found.score, len(found.top)) == ("beech", 0.6, 3)
+
+
+def test_a_pipeline_s_top_goes_before_the_manifest_s() -> None:
+    assert len(body([0.1, 0.2, 0.3, 0.4], top=3, decision=DecisionConfig(top=2)).top) == 2
+
+
+def test_a_set_of_labels_is_made_from_the_model_s_calibration(tmp_path: Path) -> None:
+    # Of 9 scores, a coverage of 0.5 takes the 5th: labels with a share of 0.25 or more belong to the set.
+    write_scores(tmp_path / "calibration.scores", np.asarray([0.1, 0.2, 0.3, 0.5, 0.75, 0.8, 0.9, 0.95, 1.0]), "lac")
+    what: Any = {"calibration": "calibration.scores", "folder": tmp_path, "decision": DecisionConfig(coverage=0.5)}
+    assert body([0.1, 0.5, 0.1, 0.3], **what).set == ["beech", "yew"]
+    assert body([0.24, 0.26, 0.25, 0.25], **what).set == ["beech", "oak", "yew"]
+    assert body([0.24, 0.24, 0.24, 0.2], **what).set == ["ash"]  # the best one always belongs to it
+    del what["decision"]
+    assert body([0.1, 0.5, 0.1, 0.3], **what).set is msgspec.UNSET
+
+
+def test_sets_need_a_calibration_that_is_large_enough(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="has no calibration"):
+        body([1, 0, 0, 0], decision=DecisionConfig(coverage=0.9))
+    write_scores(tmp_path / "calibration.scores", np.linspace(0, 1, 8), "lac")
+    with pytest.raises(Rejected, match="takes at least 9 calibration images, and the model has 8"):
+        body([1, 0, 0, 0], calibration="calibration.scores", folder=tmp_path, decision=DecisionConfig(coverage=0.9))
