@@ -53,7 +53,7 @@ a configuration:
   transport: {type: mqtt, host: 192.0.2.1, port: 1883}     without it, results stay in the spool
   pipelines:
     - name: dock
-      source: {type: camera, device: /dev/video0, fps: 5}  or url: rtsp://…; or video, images, csv, socket
+      source: {type: camera, device: /dev/video0, fps: 5}  or url: …, csi: rpicam-vid; or video, images, csv, socket
       model: build/models/digits-linux_x86_64
 
 --greengrass is what a Greengrass nucleus starts, and takes the same configuration from it; `lisiere nucleus run` is

@@ -8,8 +8,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 def shown(url: str) -> str:
     """Return an address without a password: this goes into logs and health messages."""
+    scheme, slashes, rest = url.partition("//")
+    before, mark, _ = rest.rpartition("@")
+    if mark and "?" in before:  # in a password or in a parameter: it cannot be told which
+        return f"{scheme}//…"
     # Up to the last `@`, because passwords may hold `/` and `@`; and cameras take passwords as parameters too.
-    return re.sub(r"//.*@", "//", re.sub(r"\?.*", "", url, flags=re.S))
+    return scheme + slashes + re.sub(r"\?.*", "", rest.removeprefix(before + mark), flags=re.S)
 
 
 def shown_within(text: str) -> str:

@@ -20,7 +20,7 @@ from lisiere.sources.address import apart, shown
 from lisiere.sources.base import FaultReport
 from lisiere.sources.decoding import decode_image
 from lisiere.sources.image_header import UnusableImage
-from lisiere.sources.pace import Pacer
+from lisiere.sources.pace import Arrival, Pacer
 from lisiere.sources.streams import CHUNK_BYTES, JPEG_MAX_BYTES, JpegStream
 from lisiere.sources.video import Camera
 from lisiere.values import Frame
@@ -74,6 +74,7 @@ class HttpCamera:
             with self._ask(opener) as answer:
                 self._check_picture(answer.headers.get_content_type())
                 data = self._whole(answer)
+            arrived = Arrival.now(self._clock)
             try:
                 image = decode_image(data, f"A picture of {self._what}", self._config.most_pixels)
             except UnusableImage as error:
@@ -82,7 +83,7 @@ class HttpCamera:
                 if bad == _BAD_IN_A_ROW:
                     raise Retryable(f"{bad} pictures in a row cannot be used: {error}") from error
             else:
-                yield Frame(image, self._clock.now(), self._name, index, self._clock.monotonic())
+                yield Frame(image, arrived.ts, self._name, index, arrived.captured)
                 index, bad = index + 1, 0
             if not pacer.wait(1 / (self._config.fps or _SNAPSHOT_FPS)):
                 return

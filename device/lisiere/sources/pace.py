@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from lisiere.clock import Clock
 from lisiere.sources.base import FaultReport
@@ -29,6 +30,18 @@ class Pacer:
         self._next = max(self._next + interval, now - interval)
         # An event cannot wait for longer than TIMEOUT_MAX, which is centuries.
         return not self._stop.wait(min(max(0.0, self._next - now), threading.TIMEOUT_MAX))
+
+
+class Arrival(NamedTuple):
+    """When a frame had come whole, by both clocks: before it is decoded, since its age begins here."""
+
+    ts: float
+    captured: float
+
+    @classmethod
+    def now(cls, clock: Clock) -> Arrival:
+        """Return this moment."""
+        return cls(clock.now(), clock.monotonic())
 
 
 class Thinning:

@@ -19,7 +19,7 @@ from lisiere.settings.sources import CameraSource
 from lisiere.sources.base import FaultReport
 from lisiere.sources.decoding import decode_image
 from lisiere.sources.image_header import UnusableImage
-from lisiere.sources.pace import Thinning
+from lisiere.sources.pace import Arrival, Thinning
 from lisiere.values import Frame
 
 JPEG_MAX_BYTES = 32 << 20
@@ -68,9 +68,9 @@ class _Frames:
         self._last = self._clock.monotonic()
         return False
 
-    def _frame(self, image: NDArray[np.uint8]) -> Frame:
+    def _frame(self, image: NDArray[np.uint8], arrived: Arrival) -> Frame:
         self._last = self._clock.monotonic()
-        frame = Frame(image, self._clock.now(), self._name, self._index, self._last)
+        frame = Frame(image, arrived.ts, self._name, self._index, arrived.captured)
         self._index += 1
         return frame
 
@@ -98,12 +98,13 @@ class JpegStream(_Frames):
         for data in pictures[-1:] if self._fps else pictures:
             if not self._wanted():
                 continue
+            arrived = Arrival.now(self._clock)
             try:
                 image = decode_image(data, f"A frame of {self._what}", self._most_pixels)
             except UnusableImage as error:
                 self._fault(error.fault, str(error))
             else:
-                yield self._frame(image)
+                yield self._frame(image, arrived)
 
 
 class RawStream(_Frames):
@@ -131,7 +132,7 @@ class RawStream(_Frames):
                 self._filled = 0
                 if self._wanted():
                     full, self._buffer = self._buffer, bytearray(len(self._buffer))
-                    yield self._frame(np.frombuffer(full, np.uint8).reshape(self._shape))
+                    yield self._frame(np.frombuffer(full, np.uint8).reshape(self._shape), Arrival.now(self._clock))
 
 
 class JpegSplitter:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,10 @@ from lisiere.sources.address import shown
 from lisiere.sources.base import FaultReport
 from lisiere.sources.decoding import opencv
 from lisiere.sources.image_header import UnusableImage, check_pixels
-from lisiere.sources.pace import Pacer, Thinning
+from lisiere.sources.pace import Arrival, Pacer, Thinning
 from lisiere.values import Frame
+
+log = logging.getLogger(__name__)
 
 _BY_ID = Path("/dev/v4l/by-id")
 _TOLD = 8
@@ -50,10 +55,11 @@ class Camera:
                     raise Retryable(f"The camera {self._where()} gives no more frames.")
                 if not thinning.wanted():
                     continue
+                arrived = Arrival.now(self._clock)
                 good, image = capture.retrieve()
                 if not good:
                     raise Retryable(f"A frame of the camera {self._where()} cannot be decoded.")
-                yield Frame(np.asarray(image, np.uint8), self._clock.now(), self._name, index, self._clock.monotonic())
+                yield Frame(np.asarray(image, np.uint8), arrived.ts, self._name, index, arrived.captured)
                 index += 1
         finally:
             capture.release()
@@ -66,6 +72,7 @@ class Camera:
         if config.device is not None:
             if not Path(config.device).exists():
                 raise Retryable(f"There is no camera at {config.device}.{_stable_paths()}")
+            _advise(config.device)
             capture = cv2.VideoCapture(config.device, cv2.CAP_V4L2)
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         else:
@@ -149,6 +156,15 @@ def _check_declared(cv2: Any, capture: Any, what: str, most_pixels: int, fault: 
         except UnusableImage as error:
             fault(error.fault, str(error))
             raise Retryable(str(error)) from error
+
+
+def _advise(device: str) -> None:
+    """Say under which other path a camera stays the same, where it was named by its number alone."""
+    if re.fullmatch(r"/dev/video\d+", device):
+        with contextlib.suppress(OSError):
+            for path in sorted(_BY_ID.iterdir()):
+                if path.resolve() == Path(device).resolve():
+                    log.info("%s may be another camera after the next start; %s stays with this one.", device, path)
 
 
 def _stable_paths() -> str:

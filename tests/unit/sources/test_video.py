@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lisiere.clock import ManualClock
 from lisiere.errors import Permanent, Retryable
 from lisiere.settings.sources import CameraSource, VideoSource
+from lisiere.sources import video
 from lisiere.sources.video import Camera, Video
 from lisiere.values import Frame
 from support import forget_opencv
@@ -352,3 +353,75 @@ def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     for source in (camera(url="rtsp://camera"), Video(VideoSource(path="x"), "film", ManualClock(), Faults())):
         with pytest.raises(Permanent, match=r"lisiere\[camera\]"):
             list(source.items(threading.Event()))
+
+
+@pytest.fixture
+def by_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "by-id"
+    folder.mkdir()
+    monkeypatch.setattr(video, "_BY_ID", folder)
+    return folder
+
+
+def test_a_missing_camera_is_told_with_those_that_are_there(tmp_path: Path, by_id: Path) -> None:
+    with pytest.raises(Retryable, match=r"There is no camera at .*/video0\.$"):
+        list(camera(device=str(tmp_path / "video0")).items(threading.Event()))
+    for name in ("usb-B-index0", "usb-A-index0"):
+        (by_id / name).symlink_to(tmp_path / "video7")
+    with pytest.raises(Retryable, match=r"video0\. There are .*/usb-A-index0, .*/usb-B-index0\.$"):
+        list(camera(device=str(tmp_path / "video0")).items(threading.Event()))
+
+
+def test_a_camera_is_opened_by_the_path_that_stays_the_same(
+    tmp_path: Path, by_id: Path, capture: type[Capture]
+) -> None:
+    (tmp_path / "video7").touch()
+    (by_id / "usb-A-index0").symlink_to(tmp_path / "video7")
+    next(camera(device=str(by_id / "usb-A-index0")).items(threading.Event()))
+    assert capture.asked[0] == str(by_id / "usb-A-index0")
+    (tmp_path / "video7").unlink()  # unplugged: the link goes with it, or leads nowhere
+    with pytest.raises(Retryable, match="There is no camera"):
+        next(camera(device=str(by_id / "usb-A-index0")).items(threading.Event()))
+
+
+def test_a_camera_named_by_its_number_is_told_the_path_that_stays(
+    by_id: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (by_id / "usb-A-index0").symlink_to("/dev/video7")
+    (by_id / "usb-B-index0").symlink_to("/dev/video8")
+    with caplog.at_level(logging.INFO):
+        video._advise("/dev/video7")
+        video._advise(str(by_id / "usb-B-index0"))
+    assert [record.message for record in caplog.records] == [
+        f"/dev/video7 may be another camera after the next start; {by_id}/usb-A-index0 stays with this one."
+    ]
+
+
+@pytest.mark.parametrize("size", [(10_000.0, 10_000.0), (float("inf"), 480.0)])
+def test_a_stream_that_declares_too_many_pixels_is_not_read(
+    tmp_path: Path, capture: type[Capture], size: tuple[float, float]
+) -> None:
+    capture.figures = {cv2.CAP_PROP_FRAME_WIDTH: size[0], cv2.CAP_PROP_FRAME_HEIGHT: size[1]}
+    faults, before = Faults(), capture.released
+    source = Camera(CameraSource(url="rtsp://camera"), "camera", ManualClock(), faults)
+    with pytest.raises(Retryable, match="64 million are allowed"):
+        next(source.items(threading.Event()))
+    film = Video(VideoSource(path=str(tmp_path / "x.avi")), "film", ManualClock(), faults)
+    with pytest.raises(Retryable, match=r"x\.avi has"):
+        next(film.items(threading.Event()))
+    assert faults.names == ["image_too_large"] * 2
+    assert capture.released == before + 2
+
+
+def test_a_frames_age_begins_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock(100.0)
+
+    class Slow(Capture):
+        def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
+            clock.advance(0.5)
+            return super().retrieve()
+
+    monkeypatch.setattr(cv2, "VideoCapture", Slow)
+    source = Camera(CameraSource(url="rtsp://camera"), "camera", clock, Faults())
+    frame = next(source.items(threading.Event()))
+    assert (frame.ts, frame.captured, clock.monotonic()) == (100.0, 0.0, 0.5)
