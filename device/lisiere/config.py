@@ -16,6 +16,7 @@ from msgspec import Meta, field
 from lisiere.documents import Part, Seconds, read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere.models.package import find_manifest
+from lisiere.settings.channels import ChannelConfig, check_channels
 from lisiere.settings.decision import DecisionConfig
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
@@ -67,6 +68,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
 
     Attributes:
         view: what the model sees of a camera's frames.
+        channels: what is known of a sensor's channels, by name, to tell what cannot be right.
         output: `lisiere` publishes the envelope on `result/…` and `backlog/…`; `aws-dlr` publishes the message of AWS's
             component aws.greengrass.DLRImageClassification instead, on `publish_topic`. Classification alone has it.
         publish_topic: of `aws-dlr` alone.
@@ -76,6 +78,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     name: Level
     source: Source
     view: ViewConfig | None = None
+    channels: dict[str, ChannelConfig] = field(default_factory=dict)
     model: str
     backend: Literal["auto", "dlr", "graph", "onnx"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -158,7 +161,10 @@ def parse_config(document: Any, base: Path) -> Config:
             check_frames(pipeline.source, f"$.pipelines[{index}].source")
             if pipeline.view is not None:
                 check_view(pipeline.view, f"$.pipelines[{index}].view")
+            if pipeline.channels:
+                raise ConfigError("`channels` are of a source of readings.", f"$.pipelines[{index}].channels")
         else:
+            check_channels(pipeline.channels, f"$.pipelines[{index}].channels")
             check_sensor(pipeline.source, f"$.pipelines[{index}].source")
             if pipeline.view is not None:
                 raise ConfigError("`view` is for a source of frames.", f"$.pipelines[{index}].view")

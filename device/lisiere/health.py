@@ -44,13 +44,14 @@ class PipelineHealth:
         with self._lock:
             self._counters[name] += number
 
-    def fault(self, name: str, sentence: str) -> None:
-        """Count something that went wrong, and log it the 1st, 10th, 100th … time."""
+    def fault(self, name: str, sentence: str, times: int = 1) -> None:
+        """Count something that went wrong, perhaps many times at once, and log it the 1st, 10th, 100th … time."""
         with self._lock:
-            self._counters[name] += 1
-            times = self._counters[name]
-        if worth_logging(times):
-            self._log.warning("%s (%s, %d so far)", sentence, name, times)
+            before = self._counters[name]
+            self._counters[name] += times
+        # The length of a number grows where it passes 10, 100, 1,000 …
+        if before == 0 or len(str(before + times)) > len(str(before)):
+            self._log.warning("%s (%s, %d so far)", sentence, name, before + times)
 
     def result(self, milliseconds: float) -> None:
         """Count one result and keep its latency until the next `take_latencies`."""

@@ -639,3 +639,27 @@ def test_secrets_of_a_sensors_broker_that_others_can_read_are_refused(base: Path
     error = refused(sensor(**MQTT, password_file="secret", tls=tls), base)
     assert error.path == f"$.pipelines[0].source.{at}"
     assert f"chmod 600 {base / secret}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("channel", "at"),
+    [
+        ({"min": 2, "max": 1}, ".x"),
+        ({"min": "low"}, "[...].min"),
+        ({"stuck_s": 0}, "[...].stuck_s"),
+        ({"max_rate": -1}, "[...].max_rate"),
+        ({"stuck_tolerance": 1}, ".x.stuck_tolerance"),
+        ({"policy": "drop"}, "[...].policy"),
+        ({"minimum": 1}, "[...]"),
+    ],
+)
+def test_what_is_wrong_with_a_channel_is_named_with_its_place(base: Path, channel: dict[str, Any], at: str) -> None:
+    made = sensor(type="csv", path="f")
+    made["pipelines"][0]["channels"] = {"x": channel}
+    assert refused(made, base).path == f"$.pipelines[0].channels{at}"
+
+
+def test_frames_have_no_channels(base: Path) -> None:
+    made = document()
+    made["pipelines"][0]["channels"] = {"x": {}}
+    assert refused(made, base).path == "$.pipelines[0].channels"

@@ -43,6 +43,15 @@ def test_a_fault_is_logged_the_1st_10th_100th_time(caplog: pytest.LogCaptureFixt
     assert one.snapshot()[2] == {"image_unreadable": 1000}
 
 
+def test_many_faults_at_once_are_logged_when_the_count_passes_a_power_of_ten(caplog: pytest.LogCaptureFixture) -> None:
+    one = PipelineHealth("dock")
+    with caplog.at_level(logging.WARNING):
+        for times in (4, 5, 1, 300, 600, 89, 1):
+            one.fault("stuck:a", "a is stuck.", times)
+    assert len(caplog.records) == 4
+    assert [record.getMessage().split()[-3] for record in caplog.records] == ["4", "10", "310", "1000"]
+
+
 def test_each_kind_of_fault_is_logged_by_its_own_count(caplog: pytest.LogCaptureFixture) -> None:
     one = PipelineHealth("dock")
     with caplog.at_level(logging.WARNING):

@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "clock", "values"}),
     frozenset({"documents", "machine", "terminal"}),
     frozenset({"models", "settings", "timeline"}),
-    frozenset({"brokers", "config", "health", "windows"}),
+    frozenset({"brokers", "channels", "config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync", "view"}),
     frozenset({"calibration", "pipeline", "supervisor", "schema", "asyncapi", "doctor", "reports", "subscriber"}),

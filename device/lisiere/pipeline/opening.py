@@ -36,7 +36,8 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
     """Check that the source yields what the model takes; return the channels that it must carry.
 
     Raises:
-        ConfigError: at `path`, when a camera feeds a series model or a sensor an image model.
+        ConfigError: at `path`, when a camera feeds a series model or a sensor an image model; at a channel, when the
+            model takes none of that name, or in another unit.
     """
     if manifest.task is None:
         raise ConfigError(
@@ -55,7 +56,22 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
             f"`output: aws-dlr` is for classification; {manifest.name!r} is a {_KINDS[type(manifest.task)]} model.",
             path.removesuffix(".source") + ".output",
         )
-    return manifest.input.channels if isinstance(manifest.input, WindowInput) else ()
+    channels = manifest.input.channels if isinstance(manifest.input, WindowInput) else ()
+    _check_channels(config, manifest, channels, path.removesuffix(".source") + ".channels")
+    return channels
+
+
+def _check_channels(config: PipelineConfig, manifest: Manifest, channels: tuple[str, ...], at: str) -> None:
+    """What is said of channels must be of those that the model takes, and in its unit where it tells one."""
+    task = manifest.task
+    for name, channel in config.channels.items():
+        if name not in channels:
+            known = ", ".join(channels)
+            raise ConfigError(f"The model {manifest.name!r} does not take this channel, but {known}.", f"{at}.{name}")
+        unit = task.unit if isinstance(task, Forecasting) and task.channel == name else ""
+        if channel.unit and unit and channel.unit != unit:
+            why = f"The model {manifest.name!r} takes this channel in {unit}, not in {channel.unit}."
+            raise ConfigError(why, f"{at}.{name}.unit")
 
 
 def check_models(config: Config) -> None:

@@ -7,13 +7,14 @@ items or makes the source wait.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from lisiere.channels import Channels
 from lisiere.clock import rfc3339
 from lisiere.config import Importance, PipelineConfig
 from lisiere.errors import Rejected, Retryable
@@ -92,6 +93,8 @@ class Pipeline:
         self._source_name = source_name(config.source)
         self._delivery = config.delivery
         self._builder = WindowBuilder(engine.window, self._source_name) if engine.window is not None else None
+        watched = engine.window.channels if engine.window is not None and config.channels else ()
+        self._channels = Channels(watched, config.channels, health.fault) if watched else None
         self._view = View(config.view, not isinstance(config.source, ImagesSource), health.fault)
         policy = config.queue.policy or ("latest" if is_live(config.source) else "all")
         size = config.queue.size or (1 if policy == "latest" else 64 if self._builder is None else 1024)
@@ -132,7 +135,7 @@ class Pipeline:
             Permanent: the model failed.
         """
         while items := self._queue.take():
-            for item in items:
+            for item in self._checked(items):
                 for whole in self._whole(item):
                     self._infer(whole)
         if messages := self._engine.task.end():
@@ -141,6 +144,12 @@ class Pipeline:
     def close(self) -> None:
         """Free the model."""
         self._engine.close()
+
+    def _checked(self, items: Sequence[Frame | Reading]) -> Sequence[Frame | Reading]:
+        """Note with readings what is wrong with them, where the configuration says what can be."""
+        if self._channels is None:
+            return items
+        return self._channels.readings([item for item in items if isinstance(item, Reading)])
 
     def _whole(self, item: Frame | Reading) -> Iterable[Frame | Window]:
         """What the task is ready to be asked of: the frame's view, or the windows that a reading completes."""
