@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DEVICE = ("dlr", "camera", "greengrass")
-DEMO = ("dlr", "onnx", "camera", "compile", "greengrass", "simulator")
+DEVICE = ("dlr", "camera", "greengrass", "sensors")
+DEMO = ("dlr", "onnx", "camera", "compile", "evaluate", "greengrass", "sensors", "simulator")
 # All but torch, whose builds for GPUs take gigabytes.
 DEV = (*DEMO, "bench", "cc", "cloud", "dev", "train", "trees", "zstd")
 
@@ -25,7 +25,8 @@ def lock(name: str, *inputs: str) -> None:
 
 
 if __name__ == "__main__":
-    lock("demo", "../pyproject.toml", "build.in", *(f"--extra={extra}" for extra in DEMO))
+    demo = (f"--extra={extra}" for extra in DEMO)
+    lock("demo", "../pyproject.toml", "build.in", *demo, "--constraint=constraints.in")
     lock(
         "dev",
         "../pyproject.toml",
