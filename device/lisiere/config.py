@@ -17,7 +17,7 @@ from lisiere.documents import Part, Seconds, read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere.models.package import find_manifest
 from lisiere.settings.channels import ChannelConfig, check_channels
-from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.decision import DecisionConfig, check_decision
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
 from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
@@ -168,6 +168,8 @@ def parse_config(document: Any, base: Path) -> Config:
             check_sensor(pipeline.source, f"$.pipelines[{index}].source")
             if pipeline.view is not None:
                 raise ConfigError("`view` is for a source of frames.", f"$.pipelines[{index}].view")
+        if pipeline.decision is not None:
+            check_decision(pipeline.decision, f"$.pipelines[{index}].decision")
         try:
             find_manifest(Path(pipeline.model))
         except Rejected as error:

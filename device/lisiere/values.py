@@ -98,6 +98,7 @@ class ClassificationBody(Struct, frozen=True, kw_only=True):
             is known but the scores.
         set: with `decision.coverage`, the labels of which one is the true one as often as was asked for; the likeliest
             first, and `label` always among them.
+        steady: with `decision.events`, the label of the event that is open, or null.
     """
 
     label: str
@@ -105,6 +106,7 @@ class ClassificationBody(Struct, frozen=True, kw_only=True):
     top: list[LabelScore]
     decided: bool = True
     set: list[str] | UnsetType = UNSET
+    steady: str | UnsetType | None = UNSET
 
 
 class DetectedObject(Struct, frozen=True, kw_only=True):
@@ -116,11 +118,16 @@ class DetectedObject(Struct, frozen=True, kw_only=True):
 
 
 class DetectionBody(Struct, frozen=True, kw_only=True):
-    """The objects in a frame of `width` times `height` pixels, the surest first."""
+    """The objects in a frame of `width` times `height` pixels, the surest first.
+
+    Attributes:
+        steady: with `decision.events`, the labels of the events that are open.
+    """
 
     objects: list[DetectedObject]
     width: int
     height: int
+    steady: list[str] | UnsetType = UNSET
 
 
 class ForecastingBody(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
 
 from lisiere.backends import Model, Tensor
 from lisiere.clock import Clock
@@ -17,6 +18,7 @@ from lisiere.models.manifest import Classification, ImageInput
 from lisiere.settings.decision import DecisionConfig
 from lisiere.tasks.conformal import ConformalSets, read_scores
 from lisiere.tasks.preprocess import ImagePreprocess
+from lisiere.tasks.presence import Events
 from lisiere.values import ClassificationBody, EventBody, Frame, LabelScore, Result, ScoreBody
 
 _FEW_CLASSES = 64
@@ -43,6 +45,7 @@ class ClassificationTask:
         self._top = min(decision.top or self._task.top, len(self._labels))
         self._threshold = decision.threshold or 0.0
         self._sets = None if decision.coverage is None else sets_of(package, decision.coverage)
+        self._events = Events(decision.events, self._labels, exclusive=True) if decision.events is not None else None
         self._model = model
         self._input = manifest.inputs[0].name
         self._output = manifest.outputs[0].name
@@ -58,18 +61,33 @@ class ClassificationTask:
         inferred = moment()
         shares = class_shares(output, self._task.scores, self._task.temperature)
         top = [LabelScore(self._labels[at], round(shares[at], 6)) for at in best_classes(output, self._top)]
+        decided = top[0].score >= self._threshold
+        messages: tuple[EventBody, ...] = ()
+        steady: str | UnsetType | None = UNSET
+        if self._events is not None:
+            messages = self._events.add(item.ts, _votes(shares, decided) if self._events.votes else np.asarray(shares))
+            steady = next(iter(self._events.present), None)
         body = ClassificationBody(
             label=top[0].label,
             score=top[0].score,
             top=top,
-            decided=top[0].score >= self._threshold,
+            decided=decided,
             set=UNSET if self._sets is None else [self._labels[at] for at in self._sets(np.asarray(shares))],
+            steady=steady,
         )
-        return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
+        spent = (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3
+        return Result(body, *spent, messages)
 
     def end(self) -> tuple[EventBody | ScoreBody, ...]:
-        """Nothing is left to be told; see `Task`."""
-        return ()
+        """Return the end of the event that is open, if one is; see `Task`."""
+        return () if self._events is None else self._events.end()
+
+
+def _votes(shares: Sequence[float], decided: bool) -> NDArray[np.float64]:
+    """The whole vote of a frame for its best label, or for none."""
+    votes = np.zeros(len(shares))
+    votes[int(np.argmax(shares))] = decided
+    return votes
 
 
 def sets_of(package: Package, coverage: float) -> ConformalSets:

@@ -13,8 +13,8 @@ def check_decision(package: Package, decision: DecisionConfig, path: str) -> Non
     """Check a pipeline's decision against its model.
 
     Raises:
-        ConfigError: with the place below `path`, when the model has no labels to decide between, or no sets of them at
-            this coverage.
+        ConfigError: with the place below `path`, when the model has no labels to decide between, no sets of them at
+            this coverage, or not the labels that are named.
     """
     task = package.manifest.task
     if not isinstance(task, Classification | Detection):
@@ -28,3 +28,6 @@ def check_decision(package: Package, decision: DecisionConfig, path: str) -> Non
             sets_of(package, decision.coverage)
         except Rejected as error:
             raise ConfigError(str(error), f"{path}.coverage") from error
+    watched = (decision.events.labels or ()) if decision.events is not None else ()
+    if strange := sorted(set(watched) - set(package.labels())):
+        raise ConfigError(f"{strange[0]!r} is none of the model's labels.", f"{path}.events.labels")

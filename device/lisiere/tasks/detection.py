@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from lisiere.backends import Model
 from lisiere.clock import Clock
@@ -14,6 +15,7 @@ from lisiere.settings.decision import DecisionConfig
 from lisiere.tasks.boxes import suppress
 from lisiere.tasks.heads import HeadReader, read_priors
 from lisiere.tasks.preprocess import ImagePreprocess
+from lisiere.tasks.presence import Events
 from lisiere.values import DetectedObject, DetectionBody, EventBody, Frame, Result, ScoreBody
 
 _IOU_THRESHOLD = 0.45
@@ -39,6 +41,7 @@ class DetectionTask:
         self._overlap = task.iou_threshold or (math.inf if isinstance(task.head, SsdHead) else _IOU_THRESHOLD)
         self._by_class = task.suppress == "class"
         self._top = decision.top or task.top
+        self._events = Events(decision.events, self._labels, exclusive=False) if decision.events is not None else None
         self._model = model
         self._input = manifest.inputs[0].name
         self._clock = clock
@@ -67,9 +70,17 @@ class DetectionTask:
             )
             for at, (left, top, right, bottom) in zip(kept, boxes[kept].tolist(), strict=True)
         ]
-        body = DetectionBody(objects=objects, width=width, height=height)
-        return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
+        messages: tuple[EventBody, ...] = ()
+        steady: list[str] | UnsetType = UNSET
+        if self._events is not None:
+            best = np.zeros(len(self._labels))
+            np.maximum.at(best, classes[kept], 1.0 if self._events.votes else scores[kept])
+            messages = self._events.add(item.ts, best)
+            steady = self._events.present
+        body = DetectionBody(objects=objects, width=width, height=height, steady=steady)
+        spent = (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3
+        return Result(body, *spent, messages)
 
     def end(self) -> tuple[EventBody | ScoreBody, ...]:
-        """Nothing is left to be told; see `Task`."""
-        return ()
+        """Return the ends of the events that are open; see `Task`."""
+        return () if self._events is None else self._events.end()

@@ -19,11 +19,11 @@ from lisiere.clock import ManualClock
 from lisiere.errors import Permanent, Rejected
 from lisiere.models import Manifest, Package, TensorSpec, open_package
 from lisiere.models.manifest import Classification, ImageInput
-from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.decision import DecisionConfig, EventsConfig
 from lisiere.tasks import open_task
 from lisiere.tasks.classification import ClassificationTask, best_classes, class_shares
 from lisiere.tasks.conformal import write_scores
-from lisiere.values import ClassificationBody, Frame
+from lisiere.values import ClassificationBody, EventBody, Frame, Result
 from support import tiny
 
 LABELS = ("ash", "beech", "oak", "yew")
@@ -36,13 +36,13 @@ class Fake:
     def __init__(self, manifest: Manifest, output: NDArray[Any], clock: ManualClock) -> None:
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
         self.feeds: Mapping[str, NDArray[Any]] = {}
-        self._output = output
+        self.output = output
         self._clock = clock
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         self.feeds = feeds
         self._clock.advance(0.003)
-        return {self.outputs[0].name: self._output}
+        return {self.outputs[0].name: self.output}
 
     def close(self) -> None:
         pass
@@ -73,6 +73,10 @@ def task(
     clock = ManualClock()
     model = Fake(manifest, np.asarray(output, dtype).reshape(1, 4), clock)
     return ClassificationTask(Labelled(folder, manifest, "sha256:"), model, clock, decision), model
+
+
+def events(result: Result) -> list[EventBody]:
+    return [one for one in result.messages if isinstance(one, EventBody)]
 
 
 def body(output: object, dtype: str = "float32", **what: Any) -> ClassificationBody:
@@ -252,6 +256,34 @@ def test_a_set_of_labels_is_made_from_the_model_s_calibration(tmp_path: Path) ->
     assert body([0.24, 0.24, 0.24, 0.2], **what).set == ["ash"]  # the best one always belongs to it
     del what["decision"]
     assert body([0.1, 0.5, 0.1, 0.3], **what).set is msgspec.UNSET
+
+
+@pytest.mark.parametrize("smoothing", ["ewma", "majority"])
+def test_a_steady_label_is_an_event_until_the_task_ends(smoothing: Any) -> None:
+    how = EventsConfig(smoothing=smoothing, span_s=1.0, min_s=0.5)
+    what, model = task([0.0, 0.9, 0.1, 0.0], decision=DecisionConfig(threshold=0.5, events=how))
+    told: list[Any] = []
+    for at in range(3):
+        result = what(Frame(FRAME.image, at * 0.25, "camera", at))
+        assert isinstance(result.body, ClassificationBody)
+        told.append((result.body.steady, [(one.phase, one.label, one.count) for one in events(result)]))
+    assert told == [(None, []), (None, []), ("beech", [("new", "beech", 3)])]
+    model.output = np.asarray([[0.3, 0.3, 0.4, 0.0]], np.float32)  # decides nothing
+    result = what(Frame(FRAME.image, 2.0, "camera", 3))
+    if smoothing == "majority":
+        assert [(one.phase, one.label) for one in events(result)] == [("end", "beech")]
+        assert what.end() == ()
+    else:
+        (end,) = what.end()
+        assert isinstance(end, EventBody)
+        assert (end.phase, end.label, end.until, end.count) == ("end", "beech", "1970-01-01T00:00:02.000Z", 4)
+    assert what.end() == ()
+
+
+def test_without_events_nothing_is_steady() -> None:
+    found = task([1, 0, 0, 0])[0](FRAME)
+    assert isinstance(found.body, ClassificationBody)
+    assert (found.body.steady, found.messages) == (msgspec.UNSET, ())
 
 
 def test_sets_need_a_calibration_that_is_large_enough(tmp_path: Path) -> None:

@@ -53,6 +53,20 @@ def test_a_detector_has_no_sets(tmp_path: Path) -> None:
         check_decision(package, DecisionConfig(coverage=0.5), AT)
 
 
+def test_events_are_of_the_model_s_labels() -> None:
+    check_models(config(DIGITS, {"events": {"labels": ["7"]}}))
+    with pytest.raises(ConfigError, match="'ten' is none of the model's labels") as caught:
+        check_models(config(DIGITS, {"events": {"labels": ["7", "ten"]}}))
+    assert caught.value.path == f"{AT}.events.labels"
+
+
+def test_an_event_must_not_end_where_it_begins() -> None:
+    with pytest.raises(ConfigError, match="an event would end where it begins") as caught:
+        config(DIGITS, {"events": {"enter": 0.4, "leave": 0.5}})
+    assert caught.value.path == f"{AT}.events.leave"
+    config(DIGITS, {"events": {"enter": 0.5, "leave": 0.5}})
+
+
 @pytest.mark.parametrize("decision", [{"coverage": 0}, {"coverage": 1}, {"threshold": 1.1}, {"top": 0}, {"other": 1}])
 def test_settings_that_are_none_are_refused(decision: object) -> None:
     with pytest.raises(ConfigError):

@@ -18,10 +18,10 @@ from lisiere.clock import ManualClock
 from lisiere.errors import Rejected
 from lisiere.models import open_package
 from lisiere.models.manifest import Detection, SsdHead, SsdRawHead, YoloHead
-from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.decision import DecisionConfig, EventsConfig
 from lisiere.tasks import open_task
 from lisiere.tasks.heads import HeadReader, read_priors
-from lisiere.values import DetectionBody, Frame
+from lisiere.values import DetectionBody, EventBody, Frame
 from support.detectors import SIZE, detector
 
 SSD = SsdHead(boxes="boxes", classes="classes", scores="scores", count="count")
@@ -168,6 +168,25 @@ def test_a_pipeline_s_threshold_and_top_go_before_the_manifest_s(tmp_path: Path)
     assert len(detect(folder, decision=DecisionConfig(threshold=0.1)).objects) == 3
     assert len(detect(folder, decision=DecisionConfig(threshold=0.7)).objects) == 1
     assert len(detect(folder, decision=DecisionConfig(threshold=0.1, top=2)).objects) == 2
+
+
+@pytest.mark.parametrize("smoothing", ["ewma", "majority"])
+def test_each_class_that_is_there_is_an_event_of_its_own(tmp_path: Path, smoothing: Any) -> None:
+    folder = ssd(tmp_path, (1, 0.9, [0.25, 0, 0.75, 0.5]), (1, 0.8, [0.5, 0, 0.75, 1]), (2, 0.75, [0.25, 0, 0.75, 1]))
+    package = open_package(folder)
+    opened = open_model(package, "onnx")
+    how = EventsConfig(smoothing=smoothing, min_s=0.0)
+    task = open_task(package, opened.model, ManualClock(), DecisionConfig(events=how))
+    result = task(Frame(WIDE, 5.0, "camera", 0))
+    assert result is not None
+    assert isinstance(result.body, DetectionBody)
+    assert result.body.steady == ["dog", "owl"]
+    score = {"ewma": (0.9, 0.75), "majority": (1.0, 1.0)}[smoothing]
+    news = [one for one in result.messages if isinstance(one, EventBody)]
+    assert [(one.phase, one.label, one.score) for one in news] == [("new", "dog", score[0]), ("new", "owl", score[1])]
+    ends = [one for one in task.end() if isinstance(one, EventBody)]
+    assert [(one.phase, one.event) for one in ends] == [("end", one.event) for one in news]
+    opened.model.close()
 
 
 def test_boxes_are_kept_inside_the_frame_and_need_an_area_there(tmp_path: Path) -> None:
