@@ -48,7 +48,7 @@ class View:
         self._config = config
         self._steady = steady
         self._fault = fault
-        self._size: tuple[int, int] | None = None
+        self._shape: tuple[int, ...] | None = None
         self._plan: _Plan | None = None
         self._mask: NDArray[np.uint8] | None = None
         if config is not None:
@@ -62,28 +62,27 @@ class View:
         Raises:
             Rejected: region or mask do not fit its size.
         """
-        size = frame.image.shape[0], frame.image.shape[1]
-        if size != self._size:
-            self._renew(size)
+        if frame.image.shape != self._shape:
+            self._renew(frame.image.shape)
         if self._config is None:
             return frame
         if self._plan is None:
-            self._plan = self._make_plan(self._config, *size)
+            self._plan = self._make_plan(self._config, frame.image.shape)
         return changed(frame, image=self._apply(self._config, self._plan, frame.image))
 
-    def _renew(self, size: tuple[int, int]) -> None:
-        before, self._size, self._plan = self._size, size, None
-        if self._steady and before is not None:
+    def _renew(self, shape: tuple[int, ...]) -> None:
+        before, self._shape, self._plan = self._shape, shape, None
+        if self._steady and before is not None and before[:2] != shape[:2]:
             self._fault(
                 "frame_size_changed",
-                f"Frames have {size[1]}x{size[0]} pixels now; they had {before[1]}x{before[0]}.",
+                f"Frames have {shape[1]}x{shape[0]} pixels now; they had {before[1]}x{before[0]}.",
             )
 
     def _apply(self, config: ViewConfig, plan: _Plan, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         cv2 = self._cv2
         seen = image[plan.rows, plan.columns]
         if plan.seen is not None:
-            seen = cv2.bitwise_and(seen, seen, mask=plan.seen)
+            seen = seen & plan.seen
         if config.rotate:
             turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
             seen = cv2.rotate(seen, turns[config.rotate])
@@ -91,7 +90,8 @@ class View:
             seen = cv2.flip(seen, 1 if config.flip == "horizontal" else 0)
         return np.asarray(seen, np.uint8)
 
-    def _make_plan(self, config: ViewConfig, height: int, width: int) -> _Plan:
+    def _make_plan(self, config: ViewConfig, shape: tuple[int, ...]) -> _Plan:
+        height, width = shape[:2]
         rows, columns = slice(0, height), slice(0, width)
         seen = self._seen(config, height, width)
         if config.region is not None:
@@ -102,7 +102,11 @@ class View:
                 inside = np.zeros((height, width), np.uint8)
                 inside[inner_rows, inner_columns] = 255
                 seen = inside if seen is None else seen & inside
-        return _Plan(rows, columns, None if seen is None else np.ascontiguousarray(seen[rows, columns]))
+        if seen is not None:
+            seen = seen[rows, columns]
+            # As many channels as the frame has: NumPy is slow where it has to repeat one.
+            seen = np.ascontiguousarray(seen) if len(shape) == 2 else np.repeat(seen[:, :, None], shape[2], axis=2)
+        return _Plan(rows, columns, seen)
 
     def _seen(self, config: ViewConfig, height: int, width: int) -> NDArray[np.uint8] | None:
         """255 where the mask leaves the frame to be seen, else 0; None without a mask."""

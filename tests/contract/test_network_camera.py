@@ -127,6 +127,11 @@ def test_a_picture_of_another_format_is_taken_too(server: CameraServer) -> None:
     np.testing.assert_array_equal(next(items(server.url)).image, noise())
 
 
+def test_a_picture_need_not_say_what_it_is(server: CameraServer) -> None:
+    server.answer = lambda request: request.give(jpeg(70), "")
+    assert level(next(items(server.url))) == 70
+
+
 def test_bad_pictures_cost_only_themselves_until_they_are_many(server: CameraServer) -> None:
     bad = iter([b"", b"", encoded(".jpg", noise())[:-50], jpeg(50), *[claiming(".png", 10_000, 10_000)] * 9])
     server.answer = lambda request: request.give(next(bad))

@@ -58,7 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
     def start(self, kind: str, code: int = 200, **headers: str) -> None:
         """Send the head of an answer."""
         self.send_response(code)
-        self.send_header("Content-Type", kind)
+        if kind:
+            self.send_header("Content-Type", kind)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()

@@ -47,7 +47,7 @@ class HttpCamera:
         """Ask, and yield frames by what is answered, until stopped; see `Source.items`."""
         opener = self._opener()
         with self._ask(opener) as answer:
-            kind = answer.headers.get_content_type()
+            kind = _kind(answer)
             if kind.startswith("multipart/") or kind in ("video/x-motion-jpeg", "video/x-mjpeg"):
                 yield from self._stream(answer, stop)
                 return
@@ -72,7 +72,7 @@ class HttpCamera:
         index = bad = 0
         while not stop.is_set():
             with self._ask(opener) as answer:
-                self._check_picture(answer.headers.get_content_type())
+                self._check_picture(_kind(answer))
                 data = self._whole(answer)
             arrived = Arrival.now(self._clock)
             try:
@@ -155,6 +155,11 @@ class _HangUp(urllib.request.BaseHandler):
     def http_error_401(self, _request: Any, answer: Any, *_: Any) -> None:
         """Close it, and leave the rest to the others."""
         answer.close()
+
+
+def _kind(answer: Any) -> str:
+    """An answer's Content-Type; that of a picture where it has none, as that of some cameras."""
+    return str(answer.headers.get_content_type()) if "Content-Type" in answer.headers else "image/jpeg"
 
 
 def _reason(error: Exception) -> str:

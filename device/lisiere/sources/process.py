@@ -20,6 +20,8 @@ from lisiere.sources.csi import Command, camera_command
 from lisiere.sources.streams import CHUNK_BYTES, JpegStream, RawStream, Stream
 from lisiere.values import Frame
 
+# What lets a component speak to its Greengrass nucleus and to AWS; a camera's program has no business there.
+_NOT_ITS_OWN = frozenset({"SVCUID", "AWS_CONTAINER_AUTHORIZATION_TOKEN"})
 _POLL_S = 0.2
 _END_S = 2.0  # from asking a program to end until it is killed
 _WORDS_BYTES = 4096  # of what it says on stderr
@@ -75,6 +77,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN},
             )
         except (FileNotFoundError, PermissionError) as error:
             help_ = f" Install {command.package}." if command.package else ""

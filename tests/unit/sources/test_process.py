@@ -85,6 +85,20 @@ def test_no_shell_is_in_between(tmp_path: Path) -> None:
     assert (tmp_path / "told").read_text() == repr(words)
 
 
+def test_it_has_the_environment_but_not_the_components_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SVCUID", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "GST_DEBUG"):
+        monkeypatch.setenv(name, "set")
+    with pytest.raises(Retryable):
+        list(
+            camera(python("open(sys.argv[1], 'w').write('\\n'.join(os.environ))", str(tmp_path / "told"))).items(
+                threading.Event()
+            )
+        )
+    told = (tmp_path / "told").read_text().splitlines()
+    assert {"GST_DEBUG", "PATH"} <= set(told)
+    assert not {"SVCUID", "AWS_CONTAINER_AUTHORIZATION_TOKEN"} & set(told)
+
+
 @pytest.mark.parametrize(
     ("program", "how"),
     [
