@@ -68,7 +68,7 @@ class Modbus:
             if not client.connect():
                 raise Retryable(f"Modbus at {self._where} cannot be connected to.")
             yield from polled(
-                lambda: self._ask(client), self._config.interval_s, self._name, self._clock, self._fault, stop
+                lambda: self._ask(client, stop), self._config.interval_s, self._name, self._clock, self._fault, stop
             )
         finally:
             client.close()
@@ -95,12 +95,14 @@ class Modbus:
         except RuntimeError as error:
             raise Permanent("pyserial is not installed: `pip install lisiere[sensors]` brings it.") from error
 
-    def _ask(self, client: Any) -> list[float]:
-        """One round: a number a channel, in their order."""
+    def _ask(self, client: Any, stop: threading.Event) -> list[float]:
+        """One round: a number a channel, in their order; cut short by a stop, since every answer may take long."""
         silent: set[int] = set()
         answered = False
-        values = []
+        values: list[float] = []
         for channel in self._channels:
+            if stop.is_set():
+                return values
             value = self._config.values[channel]
             if value.unit in silent:
                 self._fault("modbus_timeout", f"Unit {value.unit} at {self._where} is silent, so {channel} is missing.")

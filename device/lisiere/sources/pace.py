@@ -85,6 +85,8 @@ def polled(
     while not stop.is_set():
         stamp = clock.now()
         values = tuple(ask())
+        if stop.is_set():
+            return  # in the middle of asking, perhaps
         yield Reading(stamp, values, name)
         due = turn + 1
         turn = max(due, math.ceil((clock.monotonic() - start) / interval))

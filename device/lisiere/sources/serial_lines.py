@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import termios
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from lisiere.values import Reading
 LINE_MAX_BYTES = 4096
 _POLL_S = 0.2
 _CHUNK = 4096
+# pyserial's own error is an OSError; what termios says it lets out as it is.
+_GONE = (OSError, termios.error)
 _PARITY = {"none": "N", "even": "E", "odd": "O"}
 
 
@@ -45,14 +48,14 @@ class SerialLines:
     def items(self, stop: threading.Event) -> Iterator[Reading]:
         """Open the port and yield until stopped; see `Source.items`."""
         self._check()
-        port, lost = self._open()
+        port = self._open()
         try:
             for line in self._lines(port, stop):
                 try:
                     yield from self._parse(line)
                 except Rejected as error:
                     self._fault("line_unusable", f"A line on {self._config.device} cannot be used: {error}")
-        except (OSError, lost) as error:  # pyserial lets out what select() and termios say, too
+        except _GONE as error:
             raise Retryable(f"The serial port {self._config.device} went away: {error}.") from error
         finally:
             port.close()
@@ -64,15 +67,14 @@ class SerialLines:
             what = "pattern" if self._pattern else "columns"
             raise Permanent(f"`{what}` of {self._config.device} does not name {', '.join(absent)}.")
 
-    def _open(self) -> tuple[Any, type[Exception]]:
-        """Return the open port, and the error of a port that went away."""
+    def _open(self) -> Any:
         try:
             import serial
         except ImportError as error:
             raise Permanent("pyserial is not installed: `pip install lisiere[sensors]` brings it.") from error
         config, line = self._config, self._config.line
         try:
-            port = serial.Serial(
+            return serial.Serial(
                 config.device,
                 line.baud,
                 line.data_bits,
@@ -81,9 +83,10 @@ class SerialLines:
                 timeout=_POLL_S,
                 exclusive=True,  # two readers would each get half of the lines
             )
-        except (OSError, ValueError, serial.SerialException) as error:
+        except _GONE as error:
             raise Retryable(f"The serial port {config.device} cannot be opened: {error}.") from error
-        return port, serial.SerialException
+        except ValueError as error:
+            raise Permanent(f"The serial port {config.device} cannot be set so: {error}.") from error
 
     def _lines(self, port: Any, stop: threading.Event) -> Iterator[bytes]:
         """Yield whole lines; the memory for one is bounded whatever comes."""

@@ -101,6 +101,21 @@ def test_when_nobody_answers_the_connection_is_given_up(server: ModbusServer) ->
     assert faults.names.count("modbus_timeout") == 3
 
 
+def test_a_stop_in_the_middle_of_a_round_ends_it(server: ModbusServer) -> None:
+    """Twenty silent units, and a stop by the first of them: the others are not waited for."""
+    values = {f"c{unit}": ModbusValue(unit=SILENT, address=unit) for unit in range(20)}
+    items, faults, stop = opened(values, host="127.0.0.1", port=server.port, timeout_s=0.02)
+    told = faults.append
+
+    def stopping(fault: tuple[str, str]) -> None:
+        told(fault)
+        stop.set()
+
+    faults.append = stopping  # type: ignore[method-assign]
+    assert list(items) == []
+    assert len(faults) == 1
+
+
 def test_a_register_that_holds_no_number_is_missing(server: ModbusServer) -> None:
     items, faults, _ = opened(
         {"x": ModbusValue(address=40, number="float32"), "a": ModbusValue(address=1)},

@@ -161,6 +161,20 @@ def test_a_port_that_is_not_there_is_retryable() -> None:
         next(items(SerialSource(device="/dev/no-such-port"), "level"))
 
 
+def test_a_speed_that_the_port_does_not_have_is_an_error_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise ValueError("Invalid baud rate")
+
+    monkeypatch.setattr("serial.Serial", refuses)
+    with pytest.raises(Permanent, match="cannot be set so: Invalid baud rate"):
+        next(items(SerialSource(device="/dev/null"), "level"))
+
+
+def test_a_file_that_is_no_port_is_retryable() -> None:
+    with pytest.raises(Retryable, match="/dev/null cannot be opened"):
+        next(items(SerialSource(device="/dev/null"), "level"))
+
+
 def test_a_port_that_somebody_else_reads_is_not_shared() -> None:
     with Listening() as line, pytest.raises(Retryable, match="cannot be opened"):
         next(items(SerialSource(device=line.terminal.path), "level"))
@@ -181,7 +195,7 @@ def test_without_pyserial_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_line_is_set_as_configured() -> None:
     terminal = Terminal()
     config = SerialSource(device=terminal.path, line=SerialLine(baud=19200, data_bits=7, parity="even", stop_bits=2))
-    port, _ = SerialLines(config, "serial", (), ManualClock(), Faults())._open()
+    port = SerialLines(config, "serial", (), ManualClock(), Faults())._open()
     try:
         assert (port.baudrate, port.bytesize, port.parity, port.stopbits) == (19200, 7, "E", 2)
     finally:
