@@ -22,6 +22,7 @@ from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, res
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
 from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
 from lisiere.settings.view import ViewConfig, check_view, resolve_view
+from lisiere.settings.window import WindowConfig
 
 TOPIC_MAX_BYTES = 256  # AWS IoT Core's limits
 TOPIC_MAX_SLASHES = 7
@@ -69,6 +70,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     Attributes:
         view: what the model sees of a camera's frames.
         channels: what is known of a sensor's channels, by name, to tell what cannot be right.
+        window: how a sensor's readings become what the model takes.
         output: `lisiere` publishes the envelope on `result/…` and `backlog/…`; `aws-dlr` publishes the message of AWS's
             component aws.greengrass.DLRImageClassification instead, on `publish_topic`. Classification alone has it.
         publish_topic: of `aws-dlr` alone.
@@ -79,6 +81,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     source: Source
     view: ViewConfig | None = None
     channels: dict[str, ChannelConfig] = field(default_factory=dict)
+    window: WindowConfig | None = None
     model: str
     backend: Literal["auto", "dlr", "graph", "onnx"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1

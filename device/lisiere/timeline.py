@@ -116,6 +116,10 @@ class Timeline:
                 return Stamp(right, "corrected", None)
             return Stamp(ts, quality, origin)
 
+    def monotonic(self) -> float:
+        """Return the moment of now, for `since`."""
+        return self._clock.monotonic()
+
     def since(self, moment: float) -> float:
         """Return the seconds since a moment of monotonic time."""
         return self._clock.monotonic() - moment

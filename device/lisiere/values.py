@@ -5,7 +5,8 @@ They are plain records without behaviour. Arrays inside them are never written t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -52,6 +53,26 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Readings:
+    """Many readings at once, in the order of arrival.
+
+    Attributes:
+        ts: float64, [n]: event times, seconds since the epoch.
+        values: float64, [n, channels]; NaN where one is missing.
+        source: the name of the source.
+        faults: what is wrong with some of them: index -> names.
+    """
+
+    ts: NDArray[np.float64]
+    values: NDArray[np.float64]
+    source: str
+    faults: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """A stretch of readings on a regular grid, ready for a model.
 
@@ -60,11 +81,11 @@ class Window:
         start: event time of the first row, seconds since the epoch.
         end: event time of the last row.
         step_s: seconds between rows.
-        coverage: share of the rows, 0 … 1, that come from real readings.
-        imputed: how many rows were interpolated.
+        coverage: share of the values, 0 … 1, that come from real readings.
+        imputed: how many rows were interpolated, in one channel at least.
         source: the name of the source.
         real: bool, [length, channels]: which values come from real readings; None: all that are numbers.
-        faults: what was wrong with the readings in it, by name, each once.
+        faults: what was wrong with the readings in it, by name, each once; `gap` where values are missing.
     """
 
     values: NDArray[np.float32]

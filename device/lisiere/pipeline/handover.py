@@ -44,13 +44,15 @@ class BoundedQueue(Generic[T]):
                 self._changed.notify_all()
         return kept
 
-    def take(self) -> list[T]:
+    def take(self, timeout: float | None = None) -> list[T] | None:
         """Wait for items and return them: one for `latest`, so that the rest can still be dropped; else all.
 
-        The list is empty once the queue is closed and empty.
+        The list is empty once the queue is closed and empty; None is returned when nothing has come within `timeout`
+        seconds.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._closed)
+            if not self._changed.wait_for(lambda: self._items or self._closed, timeout):
+                return None
             if self._latest and self._items:
                 return [self._items.popleft()]
             taken = list(self._items)

@@ -16,11 +16,13 @@ from lisiere.models import Manifest, Package, open_package
 from lisiere.models.manifest import Anomaly, Classification, Detection, Forecasting, ImageInput, WindowInput
 from lisiere.pipeline.pipeline import Engine, Pipeline, Sink
 from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.window import WindowConfig
 from lisiere.sources import gives_frames, open_source
 from lisiere.sync.envelope import ModelInfo, TaskKind
 from lisiere.tasks import check_decision, open_task
 from lisiere.timeline import Timeline
 from lisiere.view import read_mask
+from lisiere.windows import window_input
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
 
     Raises:
         ConfigError: at `path`, when a camera feeds a series model or a sensor an image model; at a channel, when the
-            model takes none of that name, or in another unit.
+            model takes none of that name, or in another unit; at `window`, when it takes other windows.
     """
     if manifest.task is None:
         raise ConfigError(
@@ -56,8 +58,13 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
             f"`output: aws-dlr` is for classification; {manifest.name!r} is a {_KINDS[type(manifest.task)]} model.",
             path.removesuffix(".source") + ".output",
         )
-    channels = manifest.input.channels if isinstance(manifest.input, WindowInput) else ()
-    _check_channels(config, manifest, channels, path.removesuffix(".source") + ".channels")
+    base = path.removesuffix(".source")
+    channels: tuple[str, ...] = ()
+    if isinstance(manifest.input, WindowInput):
+        channels = window_input(config.window or WindowConfig(), manifest.input, f"{base}.window").channels
+    elif config.window is not None:
+        raise ConfigError(f"The model {manifest.name!r} takes frames, and `window` is for readings.", f"{base}.window")
+    _check_channels(config, manifest, channels, f"{base}.channels")
     return channels
 
 

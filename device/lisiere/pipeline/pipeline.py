@@ -6,9 +6,11 @@ items or makes the source wait.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
@@ -22,15 +24,18 @@ from lisiere.health import PipelineHealth
 from lisiere.models.manifest import WindowInput
 from lisiere.pipeline.handover import BoundedQueue
 from lisiere.settings.sources import ImagesSource
-from lisiere.sources import Source, is_live, source_name
+from lisiere.settings.window import WindowConfig
+from lisiere.sources import Source, is_live, is_recorded, source_name
 from lisiere.sync.envelope import EventMessage, Latency, ModelInfo, ResultBody, ScoreMessage, TaskKind, WindowInfo
 from lisiere.tasks import Task
 from lisiere.timeline import Timeline
 from lisiere.values import AnomalyBody, EventBody, Frame, InputInfo, MessageKind, Reading, Result, Window
 from lisiere.view import View
-from lisiere.windows import WindowBuilder
+from lisiere.windows import FAULTS, WindowBuilder, idle_seconds, imputed_rows, window_input
 
 _SPOOL_WAIT_S = 5.0  # how long a result waits for a disk that does not take it
+_LOOK_S = 0.25  # how often the clock is asked, at most, whether a sensor is silent
+_BLOCK = 1024  # readings
 
 
 class Sink(Protocol):
@@ -67,6 +72,8 @@ class Engine:
 class Pipeline:
     """One configured pipeline. `read` and `work` are its two units, for two threads.
 
+    In a replay `run` takes the place of both.
+
     Args:
         config: what to run.
         source: where items come from.
@@ -92,9 +99,17 @@ class Pipeline:
         self._timeline = timeline
         self._source_name = source_name(config.source)
         self._delivery = config.delivery
-        self._builder = WindowBuilder(engine.window, self._source_name) if engine.window is not None else None
         watched = engine.window.channels if engine.window is not None and config.channels else ()
         self._channels = Channels(watched, config.channels, health.fault) if watched else None
+        self._builder: WindowBuilder | None = None
+        # After so long without a reading the clock closes windows; a recording is silent where it is read slowly.
+        self._idle_s = math.inf
+        if engine.window is not None:
+            window = config.window or WindowConfig()
+            how = window_input(window, engine.window, "$.window")
+            self._builder = WindowBuilder(how, self._source_name, window)
+            self._idle_s = math.inf if is_recorded(config.source) else idle_seconds(window, how)
+        self._heard = timeline.monotonic()  # when the last item came, in monotonic time
         self._view = View(config.view, not isinstance(config.source, ImagesSource), health.fault)
         policy = config.queue.policy or ("latest" if is_live(config.source) else "all")
         size = config.queue.size or (1 if policy == "latest" else 64 if self._builder is None else 1024)
@@ -134,40 +149,74 @@ class Pipeline:
         Raises:
             Permanent: the model failed.
         """
-        while items := self._queue.take():
-            for item in self._checked(items):
-                for whole in self._whole(item):
-                    self._infer(whole)
-        if messages := self._engine.task.end():
-            self._tell(Result(None, messages=messages), None)
+        patience = min(_LOOK_S, self._idle_s) if self._idle_s < math.inf else None
+        while (items := self._queue.take(patience)) is None or items:
+            for whole in self._silence() if items is None else self._wholes(items):
+                self._infer(whole)
+        self._finish(lambda _: None)
+
+    def run(self, now: Callable[[float], None]) -> None:
+        """Read and work in this thread alone, until the source ends: for replay, where nothing may depend on threads.
+
+        Args:
+            now: told of the time of each frame or window before it is inferred, seconds since the epoch.
+
+        Raises:
+            Retryable, Permanent: as from `read` and `work`.
+        """
+        self.health.state("running")
+        items = self._source.items(self.stop_reading)
+        while some := list(islice(items, 1 if self._builder is None else _BLOCK)):
+            self.health.count("read", len(some))
+            for whole in self._wholes(some):
+                now(whole.ts if isinstance(whole, Frame) else whole.end)
+                self._infer(whole)
+        self._finish(now)
 
     def close(self) -> None:
         """Free the model."""
         self._engine.close()
 
-    def _checked(self, items: Sequence[Frame | Reading]) -> Sequence[Frame | Reading]:
-        """Note with readings what is wrong with them, where the configuration says what can be."""
-        if self._channels is None:
-            return items
-        return self._channels.readings([item for item in items if isinstance(item, Reading)])
-
-    def _whole(self, item: Frame | Reading) -> Iterable[Frame | Window]:
-        """What the task is ready to be asked of: the frame's view, or the windows that a reading completes."""
+    def _wholes(self, items: Sequence[Frame | Reading]) -> Iterator[Frame | Window]:
+        """What the task is ready to be asked of: the frames' views, or the windows that readings complete."""
+        self._heard = self._timeline.monotonic()
         if self._builder is None:
-            assert isinstance(item, Frame)  # noqa: S101 - check_pairing looked
-            try:
-                return (self._view(item),)
-            except Rejected as error:
-                self.health.fault("view_unfit", str(error))
-                return ()
-        assert isinstance(item, Reading)  # noqa: S101 - check_pairing looked
-        windows = self._builder.add(item)
-        if self._builder.faults:
-            for fault, times in self._builder.faults.items():
-                for _ in range(times):
-                    self.health.fault(f"reading_{fault}", f"A reading of {self.name} was left out: {fault}.")
-            self._builder.faults.clear()
-        return windows
+            for item in items:
+                assert isinstance(item, Frame)  # noqa: S101 - check_pairing looked
+                try:
+                    yield self._view(item)
+                except Rejected as error:
+                    self.health.fault("view_unfit", str(error))
+            return
+        readings = [item for item in items if isinstance(item, Reading)]
+        if self._channels is not None:
+            readings = self._channels.readings(readings)
+        for start in range(0, len(readings), _BLOCK):
+            yield from self._builder.add_all(readings[start : start + _BLOCK])
+            self._count_faults(self._builder)
+
+    def _silence(self) -> Sequence[Window]:
+        """The windows that are over by the clock, when no reading has come for long."""
+        silent_s = self._timeline.since(self._heard)
+        if self._builder is None or silent_s < self._idle_s:
+            return ()
+        return self._builder.silent(silent_s)
+
+    def _finish(self, now: Callable[[float], None]) -> None:
+        """Ask for what is left once no more items come."""
+        if self._builder is not None:
+            for window in self._builder.finish():
+                now(window.end)
+                self._infer(window)
+            self._count_faults(self._builder)
+        if messages := self._engine.task.end():
+            self._tell(Result(None, messages=messages), None)
+
+    def _count_faults(self, builder: WindowBuilder) -> None:
+        for fault, times in builder.faults.items():
+            name = "window_unfinished" if fault == "unfinished" else f"reading_{fault}"
+            self.health.fault(name, f"{self.name}: {FAULTS[fault]}.", times)
+        builder.faults.clear()
 
     def _infer(self, item: Frame | Window) -> None:
         """Ask the model, and hand on what it says. What cannot be used is counted and left out."""
@@ -245,4 +294,5 @@ def _window_info(window: Window) -> WindowInfo:
         n=len(window.values),
         coverage=round(window.coverage, 4),
         imputed=window.imputed,
+        imputed_rows=imputed_rows(window),
     )

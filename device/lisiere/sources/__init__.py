@@ -20,7 +20,7 @@ from lisiere.settings.sensors import (
 from lisiere.settings.sources import CameraSource, FrameSource, ImagesSource, VideoSource
 from lisiere.sources.base import FaultReport, Source
 
-__all__ = ["FaultReport", "Source", "gives_frames", "is_live", "open_source", "source_name"]
+__all__ = ["FaultReport", "Source", "gives_frames", "is_live", "is_recorded", "open_source", "source_name"]
 
 
 def gives_frames(config: SourceConfig) -> bool:
@@ -31,6 +31,11 @@ def gives_frames(config: SourceConfig) -> bool:
 def is_live(config: SourceConfig) -> bool:
     """Whether the source goes on whether or not anybody takes its items."""
     return isinstance(config, CameraSource)
+
+
+def is_recorded(config: SourceConfig) -> bool:
+    """Whether the source's stamps are those of a recording, so that the clock on the wall says nothing of them."""
+    return isinstance(config, CsvSource | JsonlSource | VideoSource | ImagesSource)
 
 
 def source_name(config: SourceConfig) -> str:

@@ -45,7 +45,15 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class WindowInfo(Struct, frozen=True, kw_only=True):
-    """The stretch of readings behind a series result."""
+    """The stretch of readings behind a series result.
+
+    Attributes:
+        n: its rows, `step_s` seconds apart.
+        coverage: share of its values that were measured.
+        imputed: how many rows were interpolated, in one channel at least.
+        imputed_rows: which, as [first, how many], counted from 0. Of more than 32 stretches the nearest are joined, so
+            that rows between them are named as well.
+    """
 
     start: str
     end: str
@@ -53,6 +61,7 @@ class WindowInfo(Struct, frozen=True, kw_only=True):
     n: int
     coverage: float
     imputed: int
+    imputed_rows: list[tuple[int, int]] = field(default_factory=list)
 
 
 class _Stamped(Struct, frozen=True, kw_only=True):

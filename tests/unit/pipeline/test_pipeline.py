@@ -187,6 +187,7 @@ def test_windows_say_how_much_of_them_is_real(tmp_path: Path) -> None:
         "n": 6,
         "coverage": 0.8333,
         "imputed": 1,
+        "imputed_rows": [[4, 1]],
     }
     assert results[0]["result"]["quantiles"] == {"0.1": [5, 5], "0.5": [6, 6], "0.9": [7, 7]}
     assert results[0]["result"]["horizon"] == ["2023-11-14T22:13:26.000Z", "2023-11-14T22:13:27.000Z"]
@@ -241,6 +242,7 @@ def test_readings_that_are_wrong_are_counted_by_name(tmp_path: Path) -> None:
         "reading_duplicate": 1,
         "reading_out_of_order": 1,
         "reading_not_a_number": 1,
+        "window_unfinished": 3,
     }
 
 
