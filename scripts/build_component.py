@@ -38,7 +38,7 @@ PLATFORMS = {
 }
 PLATFORMS["x86_64"].append("manylinux1_x86_64")  # dlr's
 PLATFORMS["armv7l"].append("linux_armv7l")  # what piwheels has
-EXTRAS = ("camera", "dlr", "greengrass", "onnx")  # of those that pyproject.toml has, the device's
+EXTRAS = ("camera", "dlr", "greengrass", "onnx", "sensors")  # of those that pyproject.toml has, the device's
 IMAGES = 20
 # Fixed in every archive, since the tree has no say in when it was checked out.
 STAMP = (2020, 2, 2, 0, 0, 0)

@@ -18,6 +18,7 @@ from lisiere.settings.sensors import MqttSource, MqttTopic
 from lisiere.sources.mqtt import INBOX_MAX, INBOX_MAX_BYTES, Inbox, MqttTopics
 from lisiere.values import Reading
 from support.brokers import Mosquitto, free_port, running_mosquitto
+from support.scripted import CONNECT, SUBSCRIBE, Scripted
 from support.sources import Faults
 
 PATIENCE_S = 10
@@ -271,6 +272,52 @@ def test_a_broker_that_refuses_is_retryable(tmp_path: Path) -> None:
         assert source.readings.get(timeout=PATIENCE_S) is None
     assert isinstance(source.error, Retryable)
     assert "refuses the connection" in str(source.error)
+
+
+def opened(port: int) -> tuple[MqttTopics, Iterator[Reading]]:
+    config = MqttSource(host="127.0.0.1", port=port, topics=(MqttTopic(topic="a"),), connect_timeout_s=5)
+    source = MqttTopics(config, "mqtt", CHANNELS, ManualClock(NOW), Faults())
+    return source, source.items(threading.Event())
+
+
+def test_a_broker_that_refuses_the_subscription_is_retryable() -> None:
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x03\x00\x00\x00"
+        return b"\x90\x04" + body[:2] + b"\x00\x87" if kind == SUBSCRIBE else b""
+
+    with Scripted(answer) as broker, pytest.raises(Retryable, match="refuses a subscription"):
+        next(opened(broker.port)[1])
+
+
+@pytest.mark.parametrize("refusal", [b"\x20\x02\x00\x01", None], ids=["refuses", "hangs up"])
+def test_a_broker_that_knows_3_1_1_only_is_asked_so_the_next_time(refusal: bytes | None) -> None:
+    """It answers in the older version, with a message at once."""
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x02\x00\x00" if body[6] == 4 else refusal
+        if kind == SUBSCRIBE:
+            payload = b'{"level": 1, "wind": 2}'
+            return b"\x90\x03" + body[:2] + b"\x01" + bytes([0x30, 3 + len(payload)]) + b"\x00\x01a" + payload
+        return b""
+
+    with Scripted(answer) as broker:
+        source, items = opened(broker.port)
+        with pytest.raises(Retryable):
+            next(items)
+        items = source.items(threading.Event())
+        assert next(items) == Reading(NOW, (1, 2), "mqtt")
+        items.close()  # type: ignore[attr-defined]  # a generator
+    assert broker.levels == [5, 4]
+
+
+def test_a_broker_that_says_nothing_is_retryable() -> None:
+    with Scripted(lambda _kind, _body: b"") as broker:
+        config = MqttSource(host="127.0.0.1", port=broker.port, topics=(MqttTopic(topic="a"),), connect_timeout_s=0.1)
+        source = MqttTopics(config, "mqtt", CHANNELS, ManualClock(NOW), Faults())
+        with pytest.raises(Retryable, match=r"did not answer within 0\.1 s"):
+            next(source.items(threading.Event()))
 
 
 @pytest.mark.parametrize(
