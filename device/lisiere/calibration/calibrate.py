@@ -71,14 +71,15 @@ def fit(outputs: NDArray[Any], labels: Labels, scores: Scores, method: Method) -
     temperature = round(fit_temperature(logits[first], labels[first]), 4)
     before, after = tempered(logits[second], 1.0), tempered(logits[second], temperature)
     told = labels[second]
+    right = logits[second].argmax(1) == told
     # As the device will have them.
     shares = np.asarray([class_shares(output, scores, temperature) for output in outputs[second]])
     figures = {
         "images": len(labels),
         "log_loss_before": round(log_loss(before, told), 4),
         "log_loss_after": round(log_loss(after, told), 4),
-        "ece_before": round(calibration_error(before, told), 4),
-        "ece_after": round(calibration_error(after, told), 4),
+        "ece_before": round(calibration_error(before.max(1), right), 4),
+        "ece_after": round(calibration_error(after.max(1), right), 4),
     }
     return Calibrated(temperature, nonconformity(shares, method)[np.arange(len(told)), told], figures)
 

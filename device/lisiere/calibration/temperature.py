@@ -35,18 +35,17 @@ def log_loss(shares: Floats, labels: Labels) -> float:
     return float(-np.log(np.maximum(shares[np.arange(len(labels)), labels], _LEAST)).mean())
 
 
-def calibration_error(shares: Floats, labels: Labels, bins: int = BINS) -> float:
+def calibration_error(sure: Floats, right: NDArray[np.bool_], bins: int = BINS) -> float:
     """Return the expected calibration error: how far sureness and being right lie apart, over bins of equal width.
 
     Args:
-        shares: [n, classes], of one.
-        labels: [n], the true ones.
+        sure: [n], the scores of the best labels, 0 … 1.
+        right: [n], whether they are the true ones.
         bins: how many, between 0 and 1; each holds its upper end.
     """
-    sure, right = shares.max(axis=1), shares.argmax(axis=1) == labels
     bin_of = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
     apart = np.bincount(bin_of, weights=right - sure, minlength=bins)
-    return float(np.abs(apart).sum() / len(labels))
+    return float(np.abs(apart).sum() / len(sure))
 
 
 def fit_temperature(logits: Floats, labels: Labels) -> float:

@@ -16,6 +16,7 @@ Score results against what is known to be true. RESULTS.jsonl is what `lisiere r
 says which figures there are, and which form the labels have:
 
   anomaly         [["2026-01-31T07:00:00Z", "2026-01-31T09:00:00Z"], …]   first and last time of each anomaly
+  classification  a CSV file: `label`, a row a result; or `ts,label`, true from that time on
 
 Without RESULTS.jsonl, the sample models are scored on their held-out data.
 

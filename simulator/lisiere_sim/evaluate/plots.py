@@ -17,8 +17,8 @@ _MOST = 200_000  # points of a line; more are no longer seen
 
 
 @contextmanager
-def figure(file: Path, rows: int = 1, height: float = 2.6) -> Iterator[list[Any]]:
-    """Yield `rows` axes above each other that share their x, and write them to `file` (PNG) at the end.
+def figure(file: Path, rows: int = 1, height: float = 2.6, columns: int = 1) -> Iterator[list[Any]]:
+    """Yield axes, and write them to `file` (PNG) at the end: `rows` above each other that share their x, or `columns`.
 
     Raises:
         Permanent: matplotlib is not installed, or the file cannot be written.
@@ -30,8 +30,8 @@ def figure(file: Path, rows: int = 1, height: float = 2.6) -> Iterator[list[Any]
         raise Permanent("matplotlib is not installed: `pip install lisiere[evaluate]` brings it.") from error
     drawing = Figure(figsize=(11, height * rows), layout="constrained")
     canvas = FigureCanvasAgg(drawing)
-    axes = drawing.subplots(rows, 1, sharex=True, squeeze=False)
-    yield [row[0] for row in axes]
+    axes = drawing.subplots(rows, columns, sharex=columns == 1, squeeze=False)
+    yield list(axes.ravel())
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Without the date, so that the same figures give the same bytes.
@@ -89,3 +89,46 @@ def anomaly(
                 )
         if axes[-1].get_legend_handles_labels()[0]:
             axes[-1].legend(loc="upper left", fontsize="small")
+
+
+def classification(
+    file: Path,
+    *,
+    title: str,
+    names: Sequence[str],
+    matrix: NDArray[np.int64],
+    sure: NDArray[np.float64],
+    right: NDArray[np.bool_],
+) -> None:
+    """Draw a confusion matrix, and beside it how often labels are right by how sure they are.
+
+    Args:
+        file: where to.
+        title: above it.
+        names: of the matrix's rows (what is true) and columns (what was said).
+        matrix: how often.
+        sure: [n], the scores of the best labels.
+        right: [n], whether they are the true ones.
+    """
+    bins = np.clip(np.ceil(sure * 10).astype(int) - 1, 0, 9)
+    counts = np.bincount(bins, minlength=10)
+    shares = np.bincount(bins, weights=right, minlength=10) / np.maximum(counts, 1)
+    with figure(file, height=5.0, columns=2) as (left, beside):
+        left.set_title(title)
+        parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        if names:
+            left.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+        left.set_xticks(range(len(names)), names, rotation=90 if len(names) > 10 else 0)
+        left.set_yticks(range(len(names)), names)
+        left.set_xlabel("said")
+        left.set_ylabel("true")
+        if len(names) <= 20:
+            for row, column in zip(*np.nonzero(matrix), strict=True):
+                colour = "white" if parts[row, column] > 0.5 else "black"
+                left.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour)
+        beside.plot([0, 1], [0, 1], linewidth=0.7, linestyle="--", color="tab:grey", label="as sure as right")
+        beside.bar((np.arange(10) + 0.5) / 10, shares, width=0.09, color="tab:blue", label="share that is right")
+        beside.set_xlabel("score of the best label")
+        beside.set_xlim(0, 1)
+        beside.set_ylim(0, 1)
+        beside.legend(loc="upper left", fontsize="small")

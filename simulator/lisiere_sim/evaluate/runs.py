@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lisiere.errors import ConfigError
-from lisiere_sim.evaluate import anomaly
+from lisiere_sim.evaluate import anomaly, classification
 from lisiere_sim.evaluate.kind import Figures, Kind, Record
 
 RESULT = "lisiere.result/"
 # By what `task` says in a result.
-KINDS: Mapping[str, Kind] = {"anomaly": anomaly.KIND}
+KINDS: Mapping[str, Kind] = {"anomaly": anomaly.KIND, "classification": classification.KIND}
 
 
 @dataclass(frozen=True)

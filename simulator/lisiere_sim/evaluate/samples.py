@@ -14,6 +14,7 @@ from lisiere.clock import SystemClock, parse_ts, rfc3339
 from lisiere.errors import ConfigError
 from lisiere.models import open_package
 from lisiere.models.manifest import WindowInput
+from lisiere.settings.decision import DecisionConfig
 from lisiere.tasks import open_task
 from lisiere.values import Frame, Reading, Window
 from lisiere.windows import WindowBuilder
@@ -24,6 +25,7 @@ from lisiere_sim.models import SOURCE_ROOT
 Say = Callable[[int, int], None]  # how many of how many items are done
 # As in the train.py of each: what its model has not seen.
 _DIGITS_SEED, _DIGITS_RENDERINGS = 20_260_132, 4
+_DIGITS_DECISION = DecisionConfig(threshold=0.8, top=10, coverage=0.99)
 _PUMPS, _HEALTHY, _FAULTY = range(2000, 2020), 500, 50
 _SEVERITIES = (0.25, 0.5, 1.0)
 
@@ -43,10 +45,10 @@ def find_samples(folder: Path | None) -> Path:
 class _Model:
     """A sample model, loaded; a call gives the result's record."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, decision: DecisionConfig | None = None) -> None:
         self.package = open_package(folder)
         self.opened = open_model(self.package, "auto")
-        self._task = open_task(self.package, self.opened.model, SystemClock())
+        self._task = open_task(self.package, self.opened.model, SystemClock(), decision)
 
     def __call__(self, item: Frame | Window, ts: float) -> Record | None:
         result = self._task(item)
@@ -65,10 +67,13 @@ class _Model:
 
 
 def digits(folder: Path, say: Say) -> Iterator[Run]:
-    """Frames of digits that training has not seen; labels: one a result, in order."""
+    """Frames of digits that training has not seen; labels: one a result, in order.
+
+    The second run is of those that the calibration has not seen either: every other one.
+    """
     from lisiere_sim.digits import render
 
-    model = _Model(folder)
+    model = _Model(folder, _DIGITS_DECISION)
     with np.load(folder / "heldout.npz") as held:
         glyphs, labels = held["glyphs"], held["labels"]
     rng = np.random.default_rng(_DIGITS_SEED)
@@ -79,7 +84,10 @@ def digits(folder: Path, say: Say) -> Iterator[Run]:
         results.append(found or {})
         say(at + 1, total)
     model.opened.model.close()
-    yield Run("digits", "classification", results, [str(label) for label in labels] * _DIGITS_RENDERINGS)
+    told = [str(label) for label in labels] * _DIGITS_RENDERINGS
+    yield Run("digits", "classification", results, told)
+    unseen = [at for at in range(total) if at % len(glyphs) % 2]
+    yield Run("digits-unseen", "classification", [results[at] for at in unseen], [told[at] for at in unseen])
 
 
 def co2(folder: Path, say: Say) -> Iterator[Run]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisiere.tasks.boxes import overlaps, suppress
@@ -31,6 +31,7 @@ def plain(boxes: Any, scores: Any, classes: Any, threshold: float, top: int, by_
     return kept[:top]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 8)] * 2, st.integers(0, 4), st.integers(0, 2)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisiere.errors import Rejected
@@ -44,6 +44,7 @@ def test_the_fewest_points_are_those_of_the_formula(coverage: float, fewest: int
         limit_of(np.linspace(0, 1, fewest - 1), coverage)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 999))
 def test_the_limit_is_the_quantile_corrected_for_a_finite_set(points: int, thousandths: int) -> None:
     rank = math.ceil((points + 1) * Fraction(thousandths, 1000))
@@ -55,6 +56,7 @@ def test_the_limit_is_the_quantile_corrected_for_a_finite_set(points: int, thous
         assert limit_of(scores, thousandths / 1000) == rank
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(METHODS), st.integers(9, 40), st.sampled_from([0.5, 0.75, 0.9]))
 def test_one_more_of_the_same_kind_is_covered_as_often_as_promised(
     seed: int, method: Method, points: int, coverage: float
@@ -71,6 +73,7 @@ def test_one_more_of_the_same_kind_is_covered_as_often_as_promised(
     assert covered >= coverage * (points + 1) - 1e-9
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(METHODS), st.floats(0, 1))
 def test_a_set_holds_the_best_label_and_is_in_order(seed: int, method: Method, limit: float) -> None:
     shares = np.random.default_rng(seed).dirichlet(np.ones(6))

@@ -86,7 +86,7 @@ def test_each_fit_is_undone_exactly(tmp_path: Path, fit: Any, shape: Any, box: A
     assert told(detect(folder, np.zeros(shape, np.uint8))) == [("cat", 0.9, box)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["stretch", "crop", "letterbox"]), st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32)
 )
@@ -234,7 +234,7 @@ def test_a_box_that_is_below_the_threshold_may_be_anything(tmp_path: Path) -> No
 ANY = hnp.arrays(np.float32, (1, 6, 8), elements=st.floats(width=32))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(ANY, st.sampled_from(["none", "sigmoid"]), st.booleans(), st.sampled_from(["pixel", "fraction"]))
 def test_whatever_a_yolo_gives_is_objects_or_rejected(rows: Any, activation: Any, objectness: bool, unit: Any) -> None:
     head = YoloHead(output="x", layout="rows", objectness=objectness, activation=activation, unit=unit)
@@ -242,7 +242,7 @@ def test_whatever_a_yolo_gives_is_objects_or_rejected(rows: Any, activation: Any
     check_reader(HeadReader(Detection(labels="l", head=head, candidates=4), count, (SIZE, SIZE)), {"x": rows}, count)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     hnp.arrays(np.float32, (1, 5, 4), elements=st.floats(width=32)),
     hnp.arrays(np.float32, (1, 5, 4), elements=st.floats(width=32)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisiere.settings.decision import EventsConfig
@@ -43,6 +43,7 @@ def at_once(**what: Any) -> EventsConfig:
     return EventsConfig(**{"span_s": 0.001, "enter": 0.7, "leave": 0.4, "min_s": 0.0, **what})
 
 
+@settings(deadline=None)
 @given(SETTINGS, FRAMES, st.booleans())
 def test_every_end_has_its_new_and_none_is_open_twice(how: EventsConfig, frames: Any, exclusive: bool) -> None:
     presence = Presence(how, 3, None, exclusive)
@@ -73,6 +74,7 @@ def test_every_end_has_its_new_and_none_is_open_twice(how: EventsConfig, frames:
     assert presence.finish() == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.41, 0.69), min_size=1, max_size=60), st.sampled_from(["ewma", "plain"]))
 def test_flicker_between_the_thresholds_begins_and_ends_nothing(values: list[float], form: str) -> None:
     how = at_once() if form == "plain" else at_once(span_s=1.0)
@@ -85,6 +87,7 @@ def test_flicker_between_the_thresholds_begins_and_ends_nothing(values: list[flo
     assert feed(presence, band) == []
 
 
+@settings(deadline=None)
 @given(SETTINGS, FRAMES)
 def test_a_replay_tells_the_same(how: EventsConfig, frames: Any) -> None:
     assert feed(Presence(how, 3, None, True), frames) == feed(Presence(how, 3, None, True), frames)
