@@ -61,7 +61,9 @@ def test_each_bad_camera_is_named_and_the_others_go_on(tmp_path: Path, server: C
         {"name": name, "source": source, "model": "model"} for name, source in sources.items()
     ]
     pipelines[1]["view"] = {"region": [8, 8, 40, 40]}
-    config = parse_config({"device": "gate", "pipelines": pipelines, "health_interval_s": 0.05}, tmp_path)
+    config = parse_config(
+        {"device": "gate", "pipelines": pipelines, "health_interval_s": 0.05, "stop_drain_s": 0.1}, tmp_path
+    )
     broker = MemoryBroker()
     runtime = Runtime(config, SystemClock(), lambda: MemoryTransport(broker))
     thread = threading.Thread(target=runtime.run)
@@ -93,7 +95,7 @@ def test_each_bad_camera_is_named_and_the_others_go_on(tmp_path: Path, server: C
     states = {name: part["state"] for name, part in last.items()}
     expected = {"bombs": "running", "dying": "waiting", "missing": "failed", "absent": "waiting", "good": "running"}
     assert {name: states[name] for name in expected} == expected
-    assert "exit code 7, and said: lens fell off" in last["dying"]["why"]
+    assert "exit code 7, and said: lens fell off. Next try" in last["dying"]["why"]
     assert "no-such-camera-program cannot be run" in last["missing"]["why"]
     assert "There is no camera at /dev/v4l/by-id/no-such-camera" in last["absent"]["why"]
     result = json.loads(broker.of(f"{BASE}/result/good")[-1].payload)

@@ -114,7 +114,7 @@ class Child:
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         said = " ".join(self._words.decode("utf-8", "replace").split())
         said = "".join(letter if letter.isprintable() else "?" for letter in shown_within(said))[-_WORDS_TOLD:]
-        return f"{self.what} has ended {how}" + (f", and said: {said}" if said else " without a word.")
+        return f"{self.what} has ended {how}" + (f", and said: {said.rstrip('.')}." if said else " without a word.")
 
     def _listen(self) -> None:
         assert self._process.stderr is not None  # noqa: S101 - it is a pipe

@@ -75,7 +75,7 @@ def test_a_bmp_may_start_at_the_top_or_be_of_the_oldest_form() -> None:
     assert image_size(b"BM" + bytes(12) + struct.pack("<IHH", 12, 640, 480) + bytes(8)) == (640, 480)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     start=st.sampled_from(
         [b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFFxxxxWEBP", b"RIFFxxxxWEBPVP8L", b"P6 "]
@@ -85,6 +85,32 @@ def test_a_bmp_may_start_at_the_top_or_be_of_the_oldest_form() -> None:
 def test_any_bytes_have_a_size_or_none(start: bytes, rest: bytes) -> None:
     size = image_size(start + rest)
     assert size is None or (size[0] >= 0 and size[1] >= 0)
+
+
+SEEDS = [encoded(suffix, noise()) for suffix in (".jpg", ".png", ".bmp", ".webp", ".ppm")] + [
+    encoded(".jpg", noise(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    encoded(".webp", noise(), cv2.IMWRITE_WEBP_QUALITY, 50),
+    encoded(".webp", np.dstack([noise(), noise()[:, :, 0]]), cv2.IMWRITE_WEBP_QUALITY, 50),
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.sampled_from(SEEDS),
+    changes=st.lists(st.tuples(st.integers(0, 250), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=4),
+)
+def test_no_damage_makes_a_decoder_see_another_size(seed: bytes, changes: list[tuple[int, int, bytes]]) -> None:
+    """What would be a way past the bound: a header that says one thing here, and another to the decoder."""
+    data = bytearray(seed)
+    for at, taken, put in changes:
+        data[at : at + taken] = put
+    size = image_size(bytes(data))
+    if size is not None and size[0] * size[1] < 1 << 20:
+        try:
+            image = decode_image(bytes(data), "x", 1 << 20)
+        except UnusableImage:
+            return
+        assert (image.shape[1], image.shape[0]) == size
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".ppm"])

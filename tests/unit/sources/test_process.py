@@ -198,7 +198,7 @@ def test_one_that_hangs_is_ended_and_tried_again() -> None:
         """Time passes whenever somebody looks."""
 
         def monotonic(self) -> float:
-            self.advance(SILENCE_S / 4)
+            self.advance(SILENCE_S / 2)
             return super().monotonic()
 
     with pytest.raises(Retryable, match="has given no frame that can be used for 15 s"):
