@@ -36,7 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"sources", "backends", "spool", "ipc"}),
     frozenset({"tasks", "sync", "view"}),
     frozenset({"calibration", "pipeline", "supervisor", "schema", "asyncapi", "doctor", "reports", "subscriber"}),
-    frozenset({"runtime", "subscribe"}),
+    frozenset({"replay", "runtime", "subscribe"}),
     frozenset({"greengrass"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

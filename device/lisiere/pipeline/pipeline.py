@@ -155,17 +155,18 @@ class Pipeline:
                 self._infer(whole)
         self._finish(lambda _: None)
 
-    def run(self, now: Callable[[float], None]) -> None:
+    def run(self, now: Callable[[float], None], stop: threading.Event) -> None:
         """Read and work in this thread alone, until the source ends: for replay, where nothing may depend on threads.
 
         Args:
             now: told of the time of each frame or window before it is inferred, seconds since the epoch.
+            stop: what the source waits by.
 
         Raises:
             Retryable, Permanent: as from `read` and `work`.
         """
         self.health.state("running")
-        items = self._source.items(self.stop_reading)
+        items = self._source.items(stop)
         while some := list(islice(items, 1 if self._builder is None else _BLOCK)):
             self.health.count("read", len(some))
             for whole in self._wholes(some):

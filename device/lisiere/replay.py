@@ -1,0 +1,276 @@
+"""`lisiere replay`: recorded input through a pipeline as it is, in virtual time and as fast as it can.
+
+The same input and configuration give the same bytes each time: one thread, a clock that the input moves, and numbers
+that begin at 1. Nothing is kept on disk but what is asked for, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from msgspec.structs import replace
+
+from lisiere.clock import ManualClock, SystemClock, parse_ts
+from lisiere.config import Config, Importance, Source, load_config
+from lisiere.errors import ConfigError, Rejected
+from lisiere.health import PipelineHealth
+from lisiere.pipeline import open_pipeline
+from lisiere.settings.sensors import CsvSource, JsonFields, JsonlSource
+from lisiere.settings.sources import FrameSource, ImagesSource, VideoSource
+from lisiere.sources import gives_frames
+from lisiere.spool import Row
+from lisiere.sync.envelope import seal
+from lisiere.terminal import print_json, say
+from lisiere.timeline import Stamp, Timeline
+from lisiere.values import MessageKind
+
+EPOCH = "replay"
+_DONE = 0
+_START = "2000-01-01T00:00:00Z"
+_QUIET_S, _EVERY_S = 2.0, 0.5  # progress
+_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp"})
+_VIDEOS = frozenset({".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
+_LINES = frozenset({".json", ".jsonl", ".ndjson"})
+_EPILOG = """\
+INPUT takes the place of the pipeline's source: a CSV file (.csv), lines of JSON (.jsonl, .ndjson, .json), a video, an
+image or a folder of images. Columns and keys are those of the pipeline's own source, if it is of that kind.
+
+Results come as lines of JSON: the envelope of docs/contract with the epoch `replay`, and events and scores as they
+come, told apart by `schema`. A result of readings is stamped by the end of its window. Frames are as far apart as the
+video or `fps` says, from --start on. No time passes while the model works, so latencies are 0.
+
+  lisiere replay pump.csv --config device.yaml --pipeline pump --output results.jsonl
+  lisiere evaluate results.jsonl --labels pump=labels.json
+"""
+
+
+def register(commands: Any) -> None:
+    """Add `replay` to the commands of `lisiere`."""
+    text = "run recorded input through a pipeline, as fast as it can, with the same results each time"
+    parser = commands.add_parser(
+        "replay",
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument("input", type=Path, metavar="INPUT", help="CSV, lines of JSON, a video, or images")
+    parser.add_argument("--config", type=Path, required=True, metavar="CONFIG.yaml")
+    parser.add_argument("--pipeline", metavar="NAME", help="which; without it, the only one that takes such input")
+    parser.add_argument("--output", default="-", metavar="FILE", help="where results go (default -: standard output)")
+    parser.add_argument("--start", default=_START, metavar="TIME", help=f"the first frame's time (default {_START})")
+    parser.add_argument("--json", action="store_true", help="print what was counted as JSON; with --output FILE")
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.json and args.output == "-":
+        raise ConfigError("`--json` goes with `--output FILE`: standard output has the results.", "--json")
+    try:
+        start = parse_ts(args.start)
+    except Rejected as error:
+        raise ConfigError(str(error), "--start") from error
+    config = load_config(args.config)
+    index = choose(config, recorded(args.input, None), args.pipeline)
+    with _output(args.output) as stream, _Progress() as progress:
+        counters = replay(config, index, args.input, stream, start, progress)
+    if args.json:
+        print_json(counters)
+    else:
+        others = ", ".join(f"{name} {count}" for name, count in counters.items() if name not in ("read", "results"))
+        what = "frames" if gives_frames(recorded(args.input, None)) else "readings"
+        given = f"{counters.get('read', 0)} {what} gave {counters.get('results', 0)} results"
+        say(f"{given}{'; ' if others else ''}{others}.")
+    return _DONE
+
+
+def replay(
+    config: Config, index: int, file: Path, stream: BinaryIO, start: float, told: Callable[[float], None]
+) -> dict[str, int]:
+    """Run recorded input through a pipeline, and write what it gives; return its counters.
+
+    Args:
+        config: of the device.
+        index: of its pipelines, which.
+        file: what was recorded.
+        stream: takes lines of JSON.
+        start: time of the first frame, seconds since the epoch.
+        told: told of the time of every frame and window.
+
+    Raises:
+        ConfigError: the input does not fit the pipeline.
+        LisiereError: the input or the model cannot be used.
+    """
+    configured = config.pipelines[index]
+    # More threads than one may add up in another order.
+    pipeline_config = replace(configured, source=recorded(file, configured.source), threads=1)
+    clock = ManualClock(start, "unknown", EPOCH)
+    health = PipelineHealth(configured.name)
+    sink = _Lines(stream, config.device, clock)
+    pipeline = open_pipeline(pipeline_config, f"$.pipelines[{index}]", sink, clock, _Recorded(clock), health)
+
+    def now(ts: float) -> None:
+        clock.advance(ts - clock.now())
+        told(ts)
+
+    try:
+        pipeline.run(now, _VirtualStop(clock))
+    finally:
+        pipeline.close()
+    return health.snapshot()[2]
+
+
+def recorded(file: Path, configured: Source | None) -> Source:
+    """Return the source that reads a recording, with what the pipeline's own source says of such input.
+
+    Raises:
+        ConfigError: it is of no kind that is known.
+    """
+    path, suffix = str(file.absolute()), file.suffix.lower()
+    if not file.exists():
+        raise ConfigError(f"There is no {file}.", "INPUT")
+    if suffix == ".csv":
+        own = configured if isinstance(configured, CsvSource) else CsvSource(path=path)
+        return replace(own, path=path, speed=0.0)
+    if suffix in _LINES:
+        fields = {}
+        if isinstance(configured, JsonFields):
+            fields = {name: getattr(configured, name) for name in JsonFields.__struct_fields__}
+        return JsonlSource(path=path, **fields)
+    most = configured.max_megapixels if isinstance(configured, FrameSource) else 64.0
+    if file.is_dir() or suffix in _IMAGES:
+        fps = configured.fps if isinstance(configured, ImagesSource) else 0.0
+        return ImagesSource(path=path, fps=fps or 1.0, max_megapixels=most)
+    if suffix in _VIDEOS:
+        return VideoSource(path=path, max_megapixels=most)
+    known = {".csv"} | _LINES | _IMAGES | _VIDEOS
+    raise ConfigError(
+        f"{file} cannot be replayed: it is no folder and ends in none of {', '.join(sorted(known))}.",
+        "INPUT",
+    )
+
+
+def choose(config: Config, source: Source, name: str | None) -> int:
+    """Return the index of the pipeline that takes a recording: the one of that name, or the only one that can.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    names = [pipeline.name for pipeline in config.pipelines]
+    if name is not None:
+        if name not in names:
+            raise ConfigError(f"No pipeline is called {name!r}; there are {', '.join(names)}.", "--pipeline")
+        return names.index(name)
+    frames = gives_frames(source)
+    fit = [at for at, pipeline in enumerate(config.pipelines) if gives_frames(pipeline.source) == frames]
+    if len(fit) == 1:
+        return fit[0]
+    what = "frames" if frames else "readings"
+    if not fit:
+        raise ConfigError(f"None of the pipelines {', '.join(names)} takes {what}.", "INPUT")
+    raise ConfigError(f"Several pipelines take {what}: {', '.join(names[at] for at in fit)}. Name one.", "--pipeline")
+
+
+class _VirtualStop(threading.Event):
+    """What sources wait by: nothing but the virtual clock moves, and nobody ever stops them."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let virtual time pass at once."""
+        self._clock.advance(timeout or 0.0)
+        return False
+
+
+class _Recorded(Timeline):
+    """Stamps of a recording: they are what they are, and nobody knows how far they could be trusted."""
+
+    def stamp(self, ts: float | None = None) -> Stamp:
+        """Return a stamp of virtual now, or of `ts`."""
+        return Stamp(self._clock.now() if ts is None else ts, "unknown", None)
+
+
+class _Lines:
+    """The sink of a replay: every message in its envelope, a line each, numbered from 1."""
+
+    def __init__(self, stream: BinaryIO, device: str, clock: ManualClock) -> None:
+        self._stream = stream
+        self._device = device
+        self._clock = clock
+        self._seq = 0
+
+    def append(
+        self,
+        pipeline: str,
+        body: bytes,
+        timeout: float | None = None,  # noqa: ARG002 - the spool's, and so are the next two
+        importance: Importance = "result",  # noqa: ARG002
+        ttl_s: float | None = None,  # noqa: ARG002
+        kind: MessageKind = "result",
+    ) -> None:
+        """Write one message."""
+        self._seq += 1
+        now = self._clock.now()
+        self._stream.write(seal(Row(self._seq, kind, pipeline, now, body), self._device, EPOCH, now, True) + b"\n")
+
+
+class _Progress:
+    """A line on the terminal that says how far it has come, on what takes longer than two seconds."""
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self._began = self._told = self._clock.monotonic()
+        self._count = 0
+        self._shown = False
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __call__(self, ts: float) -> None:
+        """Count one frame or window of the time `ts`."""
+        self._count += 1
+        if self._count % 64 or not sys.stderr.isatty():
+            return
+        now = self._clock.monotonic()
+        if now - self._began > _QUIET_S and now - self._told > _EVERY_S:
+            self._told, self._shown = now, True
+            rate = self._count / (now - self._began)
+            sys.stderr.write(f"\r{self._count} frames or windows, {rate:.0f} a second, at {ts:.0f} \x1b[K")
+            sys.stderr.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+
+
+@contextlib.contextmanager
+def _output(name: str) -> Iterator[BinaryIO]:
+    """Standard output, or a file that is there whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if name == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = Path(f"{name}.part")
+    try:
+        stream = part.open("wb")
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be written: {error.strerror}.", "--output") from error
+    try:
+        with stream:
+            yield stream
+        part.replace(name)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
