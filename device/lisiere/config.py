@@ -16,6 +16,7 @@ from msgspec import Meta, field
 from lisiere.documents import Part, Seconds, read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere.models.package import find_manifest
+from lisiere.settings.anomaly import AlarmConfig, DetectorConfig, check_alarm
 from lisiere.settings.channels import ChannelConfig, check_channels
 from lisiere.settings.decision import DecisionConfig, check_decision
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
@@ -68,6 +69,9 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     """One source through one model to one topic.
 
     Attributes:
+        model: a model's folder. A pipeline has either a model or a detector.
+        detector: the built-in anomaly detector, for a source of readings.
+        alarm: when the scores of an anomaly model, or of the detector, are alarms.
         view: what the model sees of a camera's frames.
         channels: what is known of a sensor's channels, by name, to tell what cannot be right.
         window: how a sensor's readings become what the model takes.
@@ -82,7 +86,8 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     view: ViewConfig | None = None
     channels: dict[str, ChannelConfig] = field(default_factory=dict)
     window: WindowConfig | None = None
-    model: str
+    model: str | None = None
+    detector: DetectorConfig | None = None
     backend: Literal["auto", "dlr", "graph", "onnx"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     queue: QueueConfig = field(default_factory=QueueConfig)
@@ -90,6 +95,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     publish_topic: Topic = "ml/dlr/image-classification"
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     decision: DecisionConfig | None = None
+    alarm: AlarmConfig | None = None
 
 
 class SpoolConfig(Part, frozen=True, kw_only=True):
@@ -173,13 +179,38 @@ def parse_config(document: Any, base: Path) -> Config:
                 raise ConfigError("`view` is for a source of frames.", f"$.pipelines[{index}].view")
         if pipeline.decision is not None:
             check_decision(pipeline.decision, f"$.pipelines[{index}].decision")
-        try:
-            find_manifest(Path(pipeline.model))
-        except Rejected as error:
-            raise ConfigError(str(error), f"$.pipelines[{index}].model") from error
+        _check_engine(pipeline, f"$.pipelines[{index}]")
     if config.transport is not None:
         check_link(config.transport)
     return config
+
+
+def _check_engine(pipeline: PipelineConfig, at: str) -> None:
+    """A pipeline has a model that is there, or a detector that fits its source."""
+    if (pipeline.model is None) == (pipeline.detector is None):
+        raise ConfigError("A pipeline has either a `model` or a `detector`.", f"{at}.model")
+    if pipeline.model is not None:
+        try:
+            find_manifest(Path(pipeline.model))
+        except Rejected as error:
+            raise ConfigError(str(error), f"{at}.model") from error
+    if pipeline.detector is not None:
+        if isinstance(pipeline.source, FrameSource):
+            raise ConfigError("The built-in detector watches readings; this source gives frames.", f"{at}.detector")
+        if len(set(pipeline.detector.channels)) < len(pipeline.detector.channels):
+            raise ConfigError("A channel is named twice.", f"{at}.detector.channels")
+        unknown = sorted(set(pipeline.channels) - set(pipeline.detector.channels))
+        if unknown:
+            raise ConfigError("The detector does not watch this channel.", f"{at}.channels.{unknown[0]}")
+        if pipeline.output != "lisiere" or pipeline.decision is not None:
+            raise ConfigError("The detector classifies nothing: leave `output` and `decision` away.", at)
+        window = pipeline.window or WindowConfig()
+        given = {name: getattr(window, name) for name in ("channels", "length", "step_s", "stride", "max_gap")}
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError("The detector takes each step by itself, of its own `step_s`.", f"{at}.window.{name}")
+        if pipeline.alarm is not None:
+            check_alarm(pipeline.alarm, pipeline.detector.step_s, f"{at}.alarm")
 
 
 def _resolve(config: Config, base: Path) -> Config:
@@ -202,7 +233,7 @@ def _resolve(config: Config, base: Path) -> Config:
         else:
             source = resolve_sensor(source, absolute, f"{at}.source")
         view = None if pipeline.view is None else resolve_view(pipeline.view, absolute, f"{at}.view")
-        model = absolute(pipeline.model, f"{at}.model")
+        model = None if pipeline.model is None else absolute(pipeline.model, f"{at}.model")
         pipelines.append(replace(pipeline, source=source, view=view, model=model))
     transport = config.transport
     if isinstance(transport, MqttConfig):

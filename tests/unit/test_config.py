@@ -348,7 +348,7 @@ def test_relative_paths_start_from_the_given_folder(base: Path) -> None:
     assert sources[1].path == str(base / "clip.mp4")
     assert sources[2].path == "/data/tide.csv"
     assert sources[3].listen == f"unix:{base / 's'}"
-    assert [Path(pipeline.model) for pipeline in found.pipelines] == [base / "model"] * 4
+    assert [Path(pipeline.model or "") for pipeline in found.pipelines] == [base / "model"] * 4
     assert found.spool.path == str(base / "var/spool")
     assert isinstance(found.transport, MqttConfig)
     assert found.transport.password_file == str(base / "secret")
@@ -430,7 +430,7 @@ def test_a_file_may_be_yaml_or_json_and_is_its_own_base(base: Path, dump: Any, m
     monkeypatch.chdir(base)
     made = load_config(Path("device.yaml"))
     assert made == parse_config(document(), base)
-    assert Path(made.pipelines[0].model).is_absolute()
+    assert Path(made.pipelines[0].model or "").is_absolute()
 
 
 @pytest.mark.parametrize(

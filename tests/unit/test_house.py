@@ -30,7 +30,7 @@ HEAVY = (
 # From the bottom up. A unit may import those on lower floors, and those of its own name.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "clock", "values"}),
-    frozenset({"documents", "machine", "terminal"}),
+    frozenset({"detector", "documents", "machine", "terminal"}),
     frozenset({"models", "settings", "timeline"}),
     frozenset({"brokers", "channels", "config", "health", "windows"}),
     frozenset({"sources", "backends", "spool", "ipc"}),

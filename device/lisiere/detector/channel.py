@@ -11,7 +11,7 @@ _SETTLE = 50  # values before outliers are held back from them
 _DAY_S, _SLOT_S = 86_400.0, 1_800.0
 _WEEK_S, _HOUR_S = 604_800.0, 3_600.0
 _MONDAY_S = 345_600.0  # 1970 began on a Thursday
-_TINY = 1e-9
+_TINY = 1e-9  # of the level: less is no difference
 
 
 class ChannelDetector:
@@ -64,13 +64,14 @@ class ChannelDetector:
             self._fast = self._mean12 = value
             self._day12 = self._best40 = 0.0
         self._count = count + 1
+        tiny = _TINY * abs(self._level) + 1e-30
         rate = 1.0 / (count + 1 if count < _MEMORY else _MEMORY)
         settled = count > _SETTLE
         # A jump against the last values.
         step = value - self._fast
         size = abs(step)
         scale = self._jump
-        jump = size / (scale + _TINY) if scale > 0.0 else 0.0
+        jump = size / (scale + tiny) if scale > 0.0 else 0.0
         self._jump = scale + rate * ((min(size, 8.0 * scale) if settled else size) - scale)
         self._fast += 0.3 * step
         # A short mean against the slow level.
@@ -80,7 +81,7 @@ class ChannelDetector:
         most = 6.0 * error if settled else math.inf
         self._error = error = error + rate * (min(size, most) - error)
         self._mean12 += (value - self._mean12) / 12.0
-        left = abs(self._mean12 - level) / (error + _TINY)
+        left = abs(self._mean12 - level) / (error + tiny)
         near = 4.0 * error
         self._level = level + rate * (away if size < near or not settled else math.copysign(near, away))
         # What the time of day and of the week have shown before.
@@ -100,7 +101,7 @@ class ChannelDetector:
             self._day_error += rate * (min(size, most) - self._day_error)
             self._day12 += (residual - self._day12) / 12.0
             scale = self._day_scale
-            daily = abs(self._day12) / (scale + _TINY) if scale > 0.0 else 0.0
+            daily = abs(self._day12) / (scale + tiny) if scale > 0.0 else 0.0
             self._day_scale = scale + rate * ((min(size, 6.0 * scale) if count > 300 else size) - scale)
             if self._day_error < least:
                 best, least = residual, self._day_error
@@ -118,7 +119,7 @@ class ChannelDetector:
         long = 0.0
         if settled:
             self._best40 += (best - self._best40) / 40.0
-            long = abs(self._best40) / (least + _TINY)
+            long = abs(self._best40) / (least + tiny)
         limit = 6.0 * least
         self._offset = 0.995 * (offset + 0.005 * (best if abs(best) < limit else math.copysign(limit, best)))
         # Beyond all before.

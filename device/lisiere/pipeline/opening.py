@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lisiere import __version__
 from lisiere.backends import Opened, open_model
 from lisiere.clock import Clock
 from lisiere.config import Config, PipelineConfig
@@ -15,11 +16,13 @@ from lisiere.health import PipelineHealth
 from lisiere.models import Manifest, Package, open_package
 from lisiere.models.manifest import Anomaly, Classification, Detection, Forecasting, ImageInput, WindowInput
 from lisiere.pipeline.pipeline import Engine, Pipeline, Sink
+from lisiere.settings.anomaly import AlarmConfig, DetectorConfig
 from lisiere.settings.decision import DecisionConfig
 from lisiere.settings.window import WindowConfig
 from lisiere.sources import gives_frames, open_source
 from lisiere.sync.envelope import ModelInfo, TaskKind
 from lisiere.tasks import check_decision, open_task
+from lisiere.tasks.streaming import StreamingTask, grid
 from lisiere.timeline import Timeline
 from lisiere.view import read_mask
 from lisiere.windows import window_input
@@ -89,6 +92,8 @@ def check_models(config: Config) -> None:
         Rejected: a model must not be used, or a view's mask is no image.
     """
     for index, pipeline in enumerate(config.pipelines):
+        if pipeline.model is None:
+            continue
         package, path = open_package(Path(pipeline.model)), f"$.pipelines[{index}]"
         check_pairing(pipeline, package.manifest, f"{path}.source")
         if pipeline.decision is not None:
@@ -117,6 +122,19 @@ def model_engine(package: Package, opened: Opened, clock: Clock, decision: Decis
     return Engine(task, _KINDS[type(manifest.task)], info, window, opened.model.close)
 
 
+def detector_engine(detector: DetectorConfig, alarm: AlarmConfig | None, clock: Clock) -> Engine:
+    """Return what watches readings without a model; results name it `builtin`."""
+    info = ModelInfo(
+        name="builtin",
+        version=__version__,
+        digest="",
+        backend="builtin",
+        backend_why="it needs no model",
+        target="any",
+    )
+    return Engine(StreamingTask(detector, alarm, clock), "anomaly", info, grid(detector), lambda: None)
+
+
 def open_pipeline(
     config: PipelineConfig,
     path: str,
@@ -139,6 +157,12 @@ def open_pipeline(
         ConfigError: the source does not fit the model.
         Rejected, Permanent: the model must not or cannot be used.
     """
+    if config.detector is not None:
+        engine = detector_engine(config.detector, config.alarm, clock)
+        health.backend = engine.model.backend
+        source = open_source(config.source, config.detector.channels, clock, health.fault)
+        return Pipeline(config, source, engine, spool, timeline, health)
+    assert config.model is not None  # noqa: S101 - parse_config looked
     package = open_package(Path(config.model))
     channels = check_pairing(config, package.manifest, f"{path}.source")
     if config.decision is not None:

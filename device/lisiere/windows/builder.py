@@ -159,7 +159,7 @@ class WindowBuilder:
 
     def _next_alone(self, reading: Reading) -> bool:
         """Whether nothing is to be decided: one reading, whole and good, for the row that comes next."""
-        if self._lateness or self._several or reading.faults or self._closed < self._length - 2:
+        if self._lateness or self._several or reading.faults or self._closed < max(self._length - 2, 0):
             return False
         if len(self._cells) or self._gaps.pending or not TS_MIN <= reading.ts <= TS_MAX:
             return False

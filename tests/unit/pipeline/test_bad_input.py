@@ -160,7 +160,7 @@ def config(tmp_path: Path) -> PipelineConfig:
 def test_channels_are_those_of_the_model_in_its_unit(
     config: PipelineConfig, name: str, channel: ChannelConfig, at: str
 ) -> None:
-    manifest = open_package(Path(config.model)).manifest
+    manifest = open_package(Path(config.model or "")).manifest
     fitting = msgspec.structs.replace(config, channels={"level": ChannelConfig(unit="m", max=5)})
     assert check_pairing(fitting, manifest, "$.pipelines[0].source") == ("level",)
     with pytest.raises(ConfigError) as error:
