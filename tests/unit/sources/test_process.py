@@ -230,4 +230,6 @@ def test_nothing_is_left_open() -> None:
     for _ in range(3):
         with pytest.raises(Retryable):
             list(camera(python("sys.stdout.buffer.write(bytes(300))"), **RAW).items(threading.Event()))
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before  # noqa: PTH208 - a count
+    # At most: what others have left behind may have ended meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= before[0]  # noqa: PTH208 - a count
+    assert threading.active_count() <= before[1]
