@@ -50,6 +50,7 @@ class Channels:
         self._watches_changes = bool(np.isfinite([*self._rate, *self._span]).any())
         self._tolerant = [at for at, config in enumerate(self._configs) if config.stuck_tolerance]
         self._withheld = np.array([config.policy == "withhold" for config in self._configs])
+        self._silent: set[int] = set()  # those of whose silence it was told
         nothing = np.full(len(known), math.nan)
         self._seen = nothing  # when the last value came
         self._last, self._last_ts = nothing, nothing  # the last value within the range, and when it came
@@ -69,6 +70,13 @@ class Channels:
             checked[row] = replace(given[row], values=now, faults=(*given[row].faults, *names))
         return checked
 
+    def silent(self, seconds: float) -> None:
+        """Hear that no reading at all has come for so long: channels that may not be so long without are told once."""
+        for column in np.flatnonzero(self._gap < seconds).tolist():
+            if column not in self._silent:
+                self._silent.add(column)
+                self._told(f"gap:{self._names[column]}", self._sentence("gap", column, math.nan), 1)
+
     def check(self, ts: Numbers, values: Numbers) -> tuple[Numbers, dict[int, tuple[str, ...]]]:
         """Return the values, and which faults are in which rows.
 
@@ -77,6 +85,7 @@ class Channels:
             values: [n, channels]; NaN where one is missing. Never written to: where something is withheld, what is
                 returned is another array.
         """
+        self._silent.clear()
         mine, at = values[:, self._columns], ts[:, None]
         there = np.isfinite(mine)
         within = there & (mine >= self._low) & (mine <= self._high)
@@ -164,7 +173,8 @@ class Channels:
             case "gap":
                 return f"{name} has had no value for more than {config.gap_s or 0:g} s."
             case "out_of_range":
-                return f"{name} is {value:g}{unit}, and can be {self._low[column]:g} to {self._high[column]:g}{unit}."
+                low, high = self._low[column], self._high[column]
+                return f"{name} is {value:g}{unit}, {f'above {high:g}' if value > high else f'below {low:g}'}{unit}."
             case "rate":
                 return f"{name} went to {value:g}{unit} by more than {config.max_rate or 0:g}{unit} a second."
             case _:

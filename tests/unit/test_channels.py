@@ -50,8 +50,10 @@ class TestKinds:
         assert where(faults, "out_of_range:a") == [3, 4]
         assert kept[:5] == [0, 5, 10, 10.1, -0.1]
         assert sum(times for _, _, times in told) == 2
-        assert told[0][1].startswith("a is ")
-        assert told[0][1].endswith(" mm/s, and can be 0 to 10 mm/s.")
+        assert told[-1][1] == "a is -0.1 mm/s, below 0 mm/s."
+
+    def test_above_is_told_as_such(self, batch: int | None) -> None:
+        assert checked([10.5], max=10, batch=batch)[2][0][1] == "a is 10.5, above 10."
 
     def test_rate(self, batch: int | None) -> None:
         _, faults, _ = checked([0, 1, 3, 3, 2, 0.9], ts=[0, 1, 2, 3, 3.5, 5], max_rate=1.0, batch=batch)
@@ -128,6 +130,18 @@ def test_channels_are_told_apart_and_those_that_are_not_configured_left_alone() 
         ("out_of_range:c", 1),
         ("stuck:b", 1),
     ]
+
+
+def test_silence_is_told_once_until_readings_come_again() -> None:
+    told = Told()
+    channels = Channels(["a", "b"], {"a": ChannelConfig(gap_s=5), "b": ChannelConfig(gap_s=9)}, told)
+    for seconds in (1.0, 5.0, 6.0, 7.0, 10.0):
+        channels.silent(seconds)
+    assert [name for name, _, _ in told] == ["gap:a", "gap:b"]
+    channels.check(np.array([0.0]), np.array([[1.0, 1.0]]))
+    channels.silent(6.0)
+    assert told[-1] == ("gap:a", "a has had no value for more than 5 s.", 1)
+    assert len(told) == 3
 
 
 def plainly(ts: list[float], values: list[float], config: ChannelConfig) -> list[tuple[str, ...]]:

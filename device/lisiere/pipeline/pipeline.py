@@ -199,6 +199,8 @@ class Pipeline:
     def _silence(self) -> Sequence[Window]:
         """The windows that are over by the clock, when no reading has come for long."""
         silent_s = self._timeline.since(self._heard)
+        if self._channels is not None:
+            self._channels.silent(silent_s)
         if self._builder is None or silent_s < self._idle_s:
             return ()
         return self._builder.silent(silent_s)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from lisiere.backends import open_model
 from lisiere.clock import ManualClock, SystemClock
 from lisiere.config import PipelineConfig, SpoolConfig, parse_config
 from lisiere.errors import ConfigError
 from lisiere.health import PipelineHealth
 from lisiere.models import open_package
-from lisiere.pipeline import check_pairing, open_pipeline
+from lisiere.pipeline import Pipeline, check_pairing, model_engine, open_pipeline
 from lisiere.runtime import Runtime
 from lisiere.settings.channels import ChannelConfig
-from lisiere.settings.sensors import JsonlSource
+from lisiere.settings.sensors import JsonlSource, SocketSource
 from lisiere.spool import Spool, SpoolReader
 from lisiere.timeline import Timeline
+from lisiere.values import Reading
 from support import tiny
 from support.brokers import free_port
 from support.modbus import ModbusServer, device
@@ -132,9 +135,14 @@ def test_a_channel_that_vanishes_is_named(tmp_path: Path) -> None:
     ],
     ids=["range", "rate", "stuck", "gap"],
 )
-def test_what_cannot_be_is_counted(tmp_path: Path, spoilt: list[str], channel: ChannelConfig, fault: str) -> None:
+def test_what_cannot_be_is_counted_and_in_the_results(
+    tmp_path: Path, spoilt: list[str], channel: ChannelConfig, fault: str
+) -> None:
     run = Run(tmp_path, spoilt, vibration=channel)
     assert run.counters[fault] > 0
+    told = [result["input"]["faults"] for result in run.results]
+    assert any(fault in faults for faults in told)
+    assert told[0] == []
 
 
 def test_what_is_withheld_no_model_sees(tmp_path: Path) -> None:
@@ -145,6 +153,50 @@ def test_what_is_withheld_no_model_sees(tmp_path: Path) -> None:
     withheld = Run(tmp_path / "withhold", spoilt, vibration=ChannelConfig(max=10, policy="withhold"))
     assert [result["result"]["state"] for result in marked.results] == ["normal", "anomalous", "normal", "normal"]
     assert [result["result"]["state"] for result in withheld.results] == ["normal", "no_data", "normal", "normal"]
+
+
+@pytest.mark.parametrize("rows", [65_536, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_a_burst_takes_bounded_memory_and_is_worked_off(tmp_path: Path, rows: int) -> None:
+    """Many rows at once, a thousand of them a step; the queue holds 1,024 readings whatever comes."""
+    at_once = 1000
+    lines = [
+        json.dumps({"ts": T0 + at * 0.1, "step_s": 1e-6, "vibration": [0.1] * at_once}) for at in range(rows // at_once)
+    ]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = Run(tmp_path, lines, vibration=ChannelConfig(min=0, max=1))
+    assert run.counters["read"] == at_once * len(lines)
+    assert len(run.results) == len(lines) // 4
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB; all readings are 200 MB
+
+
+def test_a_live_sensor_that_is_silent_is_named_while_it_is(tmp_path: Path) -> None:
+    class Silent:
+        """A source that is open and says nothing."""
+
+        def items(self, stop: threading.Event) -> Iterator[Reading]:
+            stop.wait(20)
+            yield from ()
+
+    clock, health = ManualClock(T0), PipelineHealth("hum")
+    spool = Spool(SpoolConfig(path=str(tmp_path / "spool"), linger_ms=0), clock)
+    package = open_package(tiny.detector(tmp_path / "model"))
+    config = PipelineConfig(
+        name="hum",
+        source=SocketSource(listen="tcp:127.0.0.1:0"),
+        model=str(package.path),
+        channels={"vibration": ChannelConfig(gap_s=5)},
+    )
+    engine = model_engine(package, open_model(package, "onnx"), clock)
+    pipeline = Pipeline(config, Silent(), engine, spool, Timeline(clock), health)
+    worker = threading.Thread(target=pipeline.work)
+    worker.start()
+    clock.advance(6)
+    until(lambda: health.snapshot()[2] == {"gap:vibration": 1})
+    pipeline.end()
+    worker.join(10)
+    assert not worker.is_alive()
+    spool.close()
+    pipeline.close()
 
 
 @pytest.fixture
