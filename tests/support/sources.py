@@ -55,3 +55,13 @@ def without(library: str) -> Callable[..., Any]:
         return real(name, *rest, **more)
 
     return importing
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what other threads bring about."""
+    pause = threading.Event()
+    for _ in range(1000):
+        if holds():
+            return
+        pause.wait(0.02)
+    raise AssertionError("It did not come about within 20 s.")

@@ -39,8 +39,8 @@ _EXCEPTIONS = {
 class Modbus:
     """Asks for each channel in turn. One that has no answer, or a refusal, is NaN and counted; the others go on.
 
-    A device that has not answered once is not asked for its other channels until the next round, so that it does not
-    hold up the rest of the bus.
+    A device that has not answered once is not asked for its other channels until the next round: it must not hold up
+    the rest of the bus, and on a serial one its late answer would pass for that to the next question.
 
     Args:
         channels: what the model's window wants, in order.

@@ -29,6 +29,7 @@ from lisiere.values import Reading
 from support import tiny
 from support.brokers import free_port
 from support.modbus import ModbusServer, device
+from support.sources import until
 
 T0 = 1.7e9
 
@@ -259,13 +260,3 @@ def test_no_pipeline_dies_of_anothers_fault(tmp_path: Path) -> None:
     assert health["rubbish"].snapshot()[2] == {"line_unusable": 300}
     assert health["away"].snapshot()[2]["source_unavailable"] >= 1
     assert health["refused"].snapshot()[2]["reading_not_a_number"] >= 3
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for what other threads bring about."""
-    pause = threading.Event()
-    for _ in range(1000):
-        if holds():
-            return
-        pause.wait(0.02)
-    raise AssertionError("It did not come about within 20 s.")

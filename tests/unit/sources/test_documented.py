@@ -21,7 +21,8 @@ SOURCE = {"source": {"type": "csv", "path": "x"}}
 def pipeline(example: str, folder: Path) -> PipelineConfig:
     (folder / "model").mkdir()
     (folder / "model" / "model.yaml").write_text("schema: lisiere.model/1\n")
-    made = {"name": "pump", "model": "model", **SOURCE, **yaml.safe_load(example)}
+    document = yaml.safe_load(example)
+    made = {"name": "pump", **SOURCE, **document} | ({} if "detector" in document else {"model": "model"})
     return parse_config({"device": "d", "pipelines": [made]}, folder).pipelines[0]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import math
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -99,6 +101,33 @@ def test_when_nobody_answers_the_connection_is_given_up(server: ModbusServer) ->
     with pytest.raises(Retryable, match="gives no answer"):
         got.extend(items)
     assert faults.names.count("modbus_timeout") == 3
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_ones() -> None:
+    """A server that holds its first answer back until it is asked again; each answer is the request's number."""
+
+    def serve(server: socket.socket) -> None:
+        link, _ = server.accept()
+        held = b""
+        for number in range(3):
+            transaction = link.recv(12)[:2]
+            answer = transaction + struct.pack(">HHBBBH", 0, 5, 1, 3, 2, number)
+            if number:
+                link.sendall(held + answer)
+            held = b"" if number else answer
+        link.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        port = server.getsockname()[1]
+        items, faults, _ = opened({"a": ModbusValue(address=0)}, host="127.0.0.1", port=port, timeout_s=0.2)
+        values = [next(items).values[0] for _ in range(3)]
+        items.close()  # type: ignore[attr-defined]
+        thread.join(10)
+    assert math.isnan(values[0])
+    assert values[1:] == [1, 2]
+    assert faults.names == ["modbus_timeout"]
 
 
 def test_a_stop_in_the_middle_of_a_round_ends_it(server: ModbusServer) -> None:

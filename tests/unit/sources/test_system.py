@@ -6,16 +6,19 @@ import builtins
 import math
 import threading
 from collections import namedtuple
+from pathlib import Path
 from typing import Any, get_args
 
 import psutil
 import pytest
 
-from lisiere.clock import ManualClock
+from lisiere.clock import ManualClock, SystemClock
+from lisiere.config import parse_config
 from lisiere.errors import Permanent, Retryable
+from lisiere.runtime import Runtime
 from lisiere.settings.sensors import Measure, SystemSource
 from lisiere.sources.system import System
-from support.sources import Faults, Stop, without
+from support.sources import Faults, Stop, until, without
 
 Entry = namedtuple("Entry", ["label", "current"])
 
@@ -96,3 +99,21 @@ def test_without_psutil_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     made, clock = source("load_1")
     with pytest.raises(Permanent, match=r"lisiere\[sensors\]"):
         next(made.items(Stop(clock)))
+
+
+def test_a_device_watches_itself_without_a_model(tmp_path: Path) -> None:
+    watched = ["cpu_percent", "memory_percent", "load_1"]
+    pipeline = {
+        "name": "device",
+        "source": {"type": "system", "interval_s": 0.1},
+        "detector": {"channels": watched, "step_s": 0.1},
+    }
+    runtime = Runtime(parse_config({"device": "d", "pipelines": [pipeline]}, tmp_path), SystemClock())
+    health = runtime.reports.health["device"]
+    running = threading.Thread(target=runtime.run)
+    running.start()
+    until(lambda: health.snapshot()[2].get("results", 0) >= 3)
+    runtime.stop()
+    running.join(20)
+    assert not running.is_alive()
+    assert health.snapshot()[2]["read"] >= 3
