@@ -78,6 +78,7 @@ def pipelines_config(
             "source": sources[pipeline.name],
             "model": str(models[pipeline.name]),
             "queue": msgspec.to_builtins(pipeline.queue),
+            **({} if pipeline.decision is None else {"decision": msgspec.to_builtins(pipeline.decision)}),
         }
         for pipeline in device.pipelines
     ]

@@ -86,7 +86,8 @@ def camera(config: CameraInput, glyphs: Path, seed: int, folder: Path, where: st
     if not writer.isOpened():
         raise Permanent(f"OpenCV cannot write the video {file}.")
     try:
-        for index in rng.integers(0, len(shapes), config.frames):
+        chosen = rng.integers(0, len(shapes), -(-config.frames // config.hold))
+        for index in np.repeat(chosen, config.hold)[: config.frames]:
             writer.write(render(shapes[index], rng, (config.height, config.width)))
     finally:
         writer.release()

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 from lisiere.config import Level, QueueConfig
 from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
+from lisiere.settings.decision import DecisionConfig
 from lisiere_sim.pump import Fault as PumpFaultKind
 
 Positive = Annotated[float, Meta(gt=0, le=86_400)]
@@ -30,11 +31,13 @@ class CameraInput(_Part, tag="camera", tag_field="kind", frozen=True, kw_only=Tr
 
     Attributes:
         glyphs: an .npz with `glyphs`, uint8 [n, 8, 8]; digits that no model was trained on.
+        hold: for how many frames a digit stays, each time seen a little differently.
     """
 
     glyphs: str = "models/digits/heldout.npz"
     fps: Annotated[float, Meta(gt=0, le=120)] = 10.0
     frames: Annotated[int, Meta(ge=2, le=10_000)] = 120
+    hold: Annotated[int, Meta(ge=1, le=10_000)] = 1
     width: Annotated[int, Meta(ge=32, le=1920)] = 160
     height: Annotated[int, Meta(ge=32, le=1080)] = 120
 
@@ -69,12 +72,18 @@ class CsvInput(_Part, tag="csv", tag_field="kind", frozen=True, kw_only=True):
 
 
 class Pipeline(_Part, frozen=True, kw_only=True):
-    """One input through one model; `model` is a name in --models, or the path of a model folder."""
+    """One input through one model.
+
+    Attributes:
+        model: a name in --models, or the path of a model folder.
+        decision: as in a device's configuration.
+    """
 
     name: Level
     input: CameraInput | PumpInput | CsvInput
     model: Annotated[str, Meta(min_length=1)]
     queue: QueueConfig = field(default_factory=lambda: QueueConfig(policy="all", size=64))
+    decision: DecisionConfig | None = None
 
 
 class Device(_Part, frozen=True, kw_only=True):

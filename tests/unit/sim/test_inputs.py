@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,6 +55,22 @@ def test_the_camera_is_a_video_of_as_many_frames_as_asked_for(glyphs: Path, tmp_
         shapes.append(read[1].shape)
     video.release()
     assert shapes == [(64, 96, 3)] * 7
+
+
+def test_a_digit_stays_as_long_as_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(
+        tmp_path / "glyphs.npz", glyphs=np.arange(50, dtype=np.uint8).reshape(50, 1, 1) * np.ones((8, 8), np.uint8)
+    )
+    shown: list[int] = []
+
+    def render(glyph: Any, _rng: Any, size: Any) -> Any:
+        shown.append(int(glyph[0, 0]))
+        return np.zeros((*size, 3), np.uint8)
+
+    monkeypatch.setattr("lisiere_sim.digits.render", render)
+    camera(CameraInput(frames=8, hold=3), tmp_path / "glyphs.npz", 1, tmp_path)
+    assert [shown[:3], shown[3:6], shown[6:]] == [[shown[0]] * 3, [shown[3]] * 3, [shown[6]] * 2]
+    assert len(set(shown)) > 1
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])

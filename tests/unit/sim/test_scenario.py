@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from lisiere.errors import ConfigError
+from lisiere_sim.device import pipelines_config
 from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput, Scenario, load_scenario, parse_scenario
 
 DOCK = {"name": "dock", "model": "digits", "input": {"kind": "camera"}}
@@ -38,6 +39,15 @@ def test_the_default_has_two_devices_a_camera_two_series_and_one_outage() -> Non
     assert 30 <= scenario.duration_s <= 60
     pump = next(pipeline.input for pipeline in pipelines if isinstance(pipeline.input, PumpInput))
     assert pump.faults
+
+
+def test_what_is_decided_goes_to_the_device() -> None:
+    dock = {**DOCK, "decision": {"threshold": 0.8, "events": {"min_s": 1}}}
+    gate = parse_scenario(with_pipelines(dock, {**DOCK, "name": "other"})).devices[0]
+    one, other = pipelines_config(gate, {"dock": {}, "other": {}}, {"dock": Path("a"), "other": Path("b")})
+    assert one["decision"]["threshold"] == 0.8
+    assert one["decision"]["events"]["min_s"] == 1
+    assert "decision" not in other
 
 
 def test_numbers_may_come_as_strings() -> None:
