@@ -72,9 +72,8 @@ class Readings:
         return len(self.ts)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A stretch of readings on a regular grid, ready for a model.
+class Window(Struct, frozen=True):
+    """A stretch of readings on a regular grid, ready for a model. (A struct, because it is made so often.)
 
     Attributes:
         values: float32, [length, channels]; NaN where a gap was too long to fill.
