@@ -73,7 +73,9 @@ class Readings:
 
 
 class Window(Struct, frozen=True):
-    """A stretch of readings on a regular grid, ready for a model. (A struct, because it is made so often.)
+    """A stretch of readings on a regular grid, ready for a model.
+
+    It is a struct rather than a dataclass because it is made for every reading, and so in a tenth of the time.
 
     Attributes:
         values: float32, [length, channels]; NaN where a gap was too long to fill.

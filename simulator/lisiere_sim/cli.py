@@ -45,7 +45,8 @@ a scenario:
     - name: cellar
       runtime: greengrass                       without it: process; flavour: classic | lite
       pipelines:
-        - {name: pump, model: pump, input: {kind: pump, faults: [{kind: bearing, at_s: 5, length_s: 5}]}}
+        - {name: pump, model: pump, input: {kind: pump, faults: [{kind: bearing, at_s: 5, length_s: 5}],
+                                               gaps: [{at_s: 15, length_s: 3}]}, window: {idle_s: 1}}
   faults:                                       cut | stall | delay (with delay_ms) | kill (with device)
     - {kind: cut, at_s: 10, length_s: 8}
     - {kind: kill, device: gate, at_s: 12, length_s: 2}

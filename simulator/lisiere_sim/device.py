@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 import yaml
+from msgspec import Struct
 
 from lisiere.errors import Permanent
 from lisiere.spool import Counts, SpoolReader
@@ -79,9 +80,15 @@ def pipelines_config(
             "model": str(models[pipeline.name]),
             "queue": msgspec.to_builtins(pipeline.queue),
             **({} if pipeline.decision is None else {"decision": msgspec.to_builtins(pipeline.decision)}),
+            **({} if pipeline.window is None else {"window": _given(pipeline.window)}),
         }
         for pipeline in device.pipelines
     ]
+
+
+def _given(part: Struct) -> dict[str, Any]:
+    """What of a part is not as it is by default: components are configured by what is set alone."""
+    return {name: value for name, value in msgspec.to_builtins(part).items() if value != getattr(type(part)(), name)}
 
 
 def device_config(

@@ -55,6 +55,7 @@ class DeviceRun:
         self._peaks: dict[str, int] = {}
         self._restarts: list[RestartReport] = []
         self._begun: set[str] = set()  # pipelines that have delivered
+        self._named: dict[str, set[str]] = {}  # what results have said of their input, by pipeline
         self._states: dict[str, str] = {}  # what anomaly pipelines last said
 
     def start(self, stack: contextlib.ExitStack) -> None:
@@ -87,6 +88,9 @@ class DeviceRun:
                 for ill in pipeline.input.faults:
                     yield ill.at_s, partial(self._set_pump, pipeline.name, feed, ill.kind, ill.severity)
                     yield ill.at_s + ill.length_s, partial(self._set_pump, pipeline.name, feed, ill.kind, 0.0)
+                for gap in pipeline.input.gaps:
+                    yield gap.at_s, partial(self._set_silent, pipeline.name, feed, True)
+                    yield gap.at_s + gap.length_s, partial(self._set_silent, pipeline.name, feed, False)
 
     def kill(self) -> None:
         """Kill the device."""
@@ -119,6 +123,9 @@ class DeviceRun:
             if seen.backends and name not in self._begun:
                 self._begun.add(name)
                 self._say(f"{full}: first result, by {'+'.join(seen.backends)}")
+            for fault in sorted(set(seen.faults) - self._named.get(name, set())):
+                self._named.setdefault(name, set()).add(fault)
+                self._say(f"{full}: results say of their input: {fault}")
             if seen.task == "anomaly":
                 state = str(seen.answer.get("state"))
                 if state != self._states.get(name, "normal"):
@@ -189,6 +196,10 @@ class DeviceRun:
     def _set_pump(self, name: str, feed: inputs.PumpFeed, kind: PumpFaultKind, severity: float) -> None:
         feed.set_fault(kind, severity)
         self._say(f"{self.name}/{name}: {kind} fault {'begins' if severity else 'ends'}")
+
+    def _set_silent(self, name: str, feed: inputs.PumpFeed, silent: bool) -> None:
+        feed.silent = silent
+        self._say(f"{self.name}/{name}: the sensor {'falls silent' if silent else 'is heard again'}")
 
     def _check_subscriber(self) -> None:
         if self._subscriber.failure is not None:

@@ -135,11 +135,13 @@ class PumpFeed:
     Attributes:
         source: see `Input`.
         sent: lines sent; `missed` are those that nobody took.
+        silent: whether the sensor says nothing, though it could.
     """
 
     def __init__(self, config: PumpInput, seed: int, path: Path) -> None:
         self.source: dict[str, Any] = {"type": "socket", "listen": f"unix:{path}"}
         self.sent = self.missed = 0
+        self.silent = False
         self._config = config
         self._path = path
         self._pump = Pump(seed=seed, rate_hz=config.rate_hz)
@@ -173,6 +175,8 @@ class PumpFeed:
             while not self._halt.wait(max(0.0, begun + (block + 1) * length - time.monotonic())):
                 line = self._line(wall + block * length)
                 block += 1
+                if self.silent:
+                    continue
                 if connection is None and time.monotonic() >= retry_at:
                     connection = self._connect()
                     retry_at = time.monotonic() + _RETRY_S

@@ -37,6 +37,7 @@ class PipelineReport(Struct, frozen=True, kw_only=True):
         replayed: distinct results that came flagged `replay`.
         disordered: first deliveries out of order within a topic.
         backend: what ran the model; several, joined by `+`, when it changed.
+        input_faults: how many results name which fault of their input, such as `gap`.
     """
 
     accepted: int
@@ -50,6 +51,7 @@ class PipelineReport(Struct, frozen=True, kw_only=True):
     waiting: int
     replayed: int
     disordered: int
+    input_faults: dict[str, int]
 
 
 class OutageReport(Struct, frozen=True, kw_only=True):
@@ -205,6 +207,11 @@ def sentences(report: Report) -> list[str]:
         for name, device in report.devices.items()
         for restart in device.restarts
     ]
+    said += [
+        f"{name}: {', '.join(_named(count, fault) for fault, count in pipeline.input_faults.items())}."
+        for name, pipeline in report.pipelines.items()
+        if pipeline.input_faults
+    ]
     if report.lost and waiting:
         said.append(f"Of those lost, {waiting} still wait in a spool: they were late rather than lost.")
     if report.lost and (holes := sum(device.holes for device in report.devices.values())):
@@ -214,6 +221,10 @@ def sentences(report: Report) -> list[str]:
     if unreadable := sum(device.unreadable for device in report.devices.values()):
         said.append(f"{unreadable} messages were not what their topic promises.")
     return said
+
+
+def _named(count: int, fault: str) -> str:
+    return f"{count} result{'' if count == 1 else 's'} of an input with {fault}"
 
 
 def _outage(outage: OutageReport) -> str:
@@ -254,6 +265,7 @@ def _pipeline(name: str, evidence: Evidence) -> PipelineReport:
         waiting=evidence.waiting.get(name, 0),
         replayed=seen.replayed,
         disordered=seen.disordered,
+        input_faults=dict(sorted(seen.faults.items())),
     )
 
 

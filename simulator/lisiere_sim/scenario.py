@@ -16,6 +16,7 @@ from lisiere.config import Level, QueueConfig
 from lisiere.documents import read_yaml
 from lisiere.errors import ConfigError, Rejected
 from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.window import WindowConfig
 from lisiere_sim.pump import Fault as PumpFaultKind
 
 Positive = Annotated[float, Meta(gt=0, le=86_400)]
@@ -51,6 +52,13 @@ class PumpFault(_Part, frozen=True, kw_only=True):
     severity: Annotated[float, Meta(gt=0, le=1)] = 0.8
 
 
+class SensorGap(_Part, frozen=True, kw_only=True):
+    """A time in which the sensor says nothing, though the device listens."""
+
+    at_s: NotNegative
+    length_s: Positive
+
+
 class PumpInput(_Part, tag="pump", tag_field="kind", frozen=True, kw_only=True):
     """The virtual pump: vibration in real time on the device's socket, `block` samples a line."""
 
@@ -58,6 +66,7 @@ class PumpInput(_Part, tag="pump", tag_field="kind", frozen=True, kw_only=True):
     rate_hz: Annotated[float, Meta(ge=16, le=20_000)] = 512.0
     block: Annotated[int, Meta(ge=1, le=10_000)] = 64
     faults: tuple[PumpFault, ...] = ()
+    gaps: tuple[SensorGap, ...] = ()
 
 
 class CsvInput(_Part, tag="csv", tag_field="kind", frozen=True, kw_only=True):
@@ -76,7 +85,7 @@ class Pipeline(_Part, frozen=True, kw_only=True):
 
     Attributes:
         model: a name in --models, or the path of a model folder.
-        decision: as in a device's configuration.
+        decision, window: as in a device's configuration.
     """
 
     name: Level
@@ -84,6 +93,7 @@ class Pipeline(_Part, frozen=True, kw_only=True):
     model: Annotated[str, Meta(min_length=1)]
     queue: QueueConfig = field(default_factory=lambda: QueueConfig(policy="all", size=64))
     decision: DecisionConfig | None = None
+    window: WindowConfig | None = None
 
 
 class Device(_Part, frozen=True, kw_only=True):
@@ -182,12 +192,13 @@ def _check_pipelines(device: Device, where: str, duration_s: float) -> None:
             raise ConfigError(f"Two pipelines are called {pipeline.name!r}.", f"{where}.pipelines[{index}].name")
         seen.add(pipeline.name)
         if isinstance(pipeline.input, PumpInput):
-            for number, fault in enumerate(pipeline.input.faults):
-                if fault.at_s + fault.length_s > duration_s:
-                    raise ConfigError(
-                        f"The fault ends after the scenario's {duration_s:g} s.",
-                        f"{where}.pipelines[{index}].input.faults[{number}]",
-                    )
+            for kind in ("faults", "gaps"):
+                for number, part in enumerate(getattr(pipeline.input, kind)):
+                    if part.at_s + part.length_s > duration_s:
+                        raise ConfigError(
+                            f"The {kind[:-1]} ends after the scenario's {duration_s:g} s.",
+                            f"{where}.pipelines[{index}].input.{kind}[{number}]",
+                        )
 
 
 def _check_faults(scenario: Scenario) -> None:

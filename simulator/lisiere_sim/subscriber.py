@@ -35,6 +35,7 @@ class Seen:
         evicted: results that gap records say were evicted.
         backends: which backends gave results, with how many each.
         latencies: on-device milliseconds, one a distinct result.
+        faults: how many results name which fault of their input.
         newest: the highest seq.
         task: the task of the newest result, and `answer` its `result` object.
     """
@@ -46,6 +47,7 @@ class Seen:
     evicted: int = 0
     backends: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     latencies: list[float] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     newest: int = 0
     task: str = ""
     answer: dict[str, Any] = field(default_factory=dict)
@@ -203,6 +205,8 @@ class Subscriber:
         if not isinstance(result, Result):
             return
         seen.backends[result.model.backend] += 1
+        for fault in result.input.faults:
+            seen.faults[fault] += 1
         latency = result.latency_ms
         seen.latencies.append(latency.preprocess + latency.infer + latency.postprocess)
         if result.seq > seen.newest:  # what was replayed is older than what arrived meanwhile

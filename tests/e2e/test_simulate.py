@@ -32,7 +32,12 @@ PIPELINES = [
     {
         "name": "pump",
         "model": "pump",
-        "input": {"kind": "pump", "faults": [{"kind": "bearing", "at_s": 1, "length_s": 6}]},
+        "input": {
+            "kind": "pump",
+            "faults": [{"kind": "bearing", "at_s": 1, "length_s": 6}],
+            "gaps": [{"at_s": 7.5, "length_s": 2.4}],
+        },
+        "window": {"idle_s": 0.5},
     },
     {"name": "co2", "model": "co2", "input": {"kind": "csv", "rows_per_s": 25}},
 ]
@@ -112,6 +117,11 @@ def test_a_cut_loses_nothing_and_the_report_says_so(sample_models: Path, tmp_pat
     assert dock["backlog_peak"] > 10
     assert dock["replayed"] > 10
     assert "the network was away for 3." in outcome.sentence
+    assert outcome.sim["pipelines"]["pump"]["input_faults"]["gap"] >= 1
+    silence = outcome.stderr.index("sim/pump: the sensor falls silent")
+    assert silence < outcome.stderr.index("sim/pump: the device finds it no_data")
+    assert silence < outcome.stderr.index("sim/pump: results say of their input: gap")
+    assert " of an input with gap." in outcome.stdout
     for event in (
         "online",
         "bearing fault begins",

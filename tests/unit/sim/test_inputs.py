@@ -122,6 +122,24 @@ def test_the_pump_sends_blocks_in_real_time_and_goes_on_after_the_device_was_awa
     assert np.allclose(steps[:3], 1, atol=1e-3)
 
 
+def test_a_silent_sensor_measures_and_says_nothing(path: Path) -> None:
+    feed = PumpFeed(PumpInput(block=32, rate_hz=512), 1, path)
+    with listen(path) as server:
+        feed.start()
+        first = lines(server, 2)
+    path.unlink()
+    feed.silent = True
+    with listen(path) as server:
+        server.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            server.accept()
+        feed.silent = False
+        server.settimeout(None)
+        second = lines(server, 1)
+    feed.stop()
+    assert float(str(second[0]["ts"])) - float(str(first[-1]["ts"])) > 0.3
+
+
 def test_a_fault_shows_in_the_signal(path: Path) -> None:
     def level(severity: float) -> float:
         feed = PumpFeed(PumpInput(block=512), 1, path)

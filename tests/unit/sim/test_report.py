@@ -178,3 +178,12 @@ def test_on_a_terminal_the_display_shows_link_and_pipelines() -> None:
     assert "gate away" in printed
     assert "5 of 10 s" in printed
     assert "7 (0.98)" in printed
+
+
+def test_what_results_say_of_their_input_is_counted_and_said() -> None:
+    seen = {"dock": Seen(delivered=400, backends={"dlr": 400}), "pump": Seen(delivered=412, backends={"dlr": 412})}
+    seen["pump"].faults.update({"gap": 3, "stuck:vibration": 1})
+    report = report_of(seen=seen)
+    assert report.pipelines["sim/pump"].input_faults == {"gap": 3, "stuck:vibration": 1}
+    assert "sim/pump: 3 results of an input with gap, 1 result of an input with stuck:vibration." in sentences(report)
+    assert "sim/dock:" not in text(report)

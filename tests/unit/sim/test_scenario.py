@@ -39,6 +39,7 @@ def test_the_default_has_two_devices_a_camera_two_series_and_one_outage() -> Non
     assert 30 <= scenario.duration_s <= 60
     pump = next(pipeline.input for pipeline in pipelines if isinstance(pipeline.input, PumpInput))
     assert pump.faults
+    assert [gap.length_s > 1 for gap in pump.gaps] == [True]
 
 
 def test_what_is_decided_goes_to_the_device() -> None:
@@ -52,6 +53,12 @@ def test_what_is_decided_goes_to_the_device() -> None:
 
 def test_numbers_may_come_as_strings() -> None:
     assert parse_scenario(document(duration_s="10")).duration_s == 10
+
+
+def test_a_gap_of_a_sensor_ends_within_the_scenario() -> None:
+    given = with_input(kind="pump", gaps=[{"at_s": 1, "length_s": 2}, {"at_s": 5, "length_s": 1e4}])
+    with pytest.raises(ConfigError, match=r"input\.gaps\[1\]: The gap ends after the scenario"):
+        parse_scenario(given)
 
 
 def test_every_kind_of_fault_is_understood() -> None:
