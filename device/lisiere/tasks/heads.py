@@ -113,18 +113,21 @@ class HeadReader:
         rows = output.reshape(output.shape[-2:])
         if head.layout == "columns":
             rows = rows.T
-        first = 5 if head.objectness else 4
-        shares = _activate(rows[:, first:].astype(np.float64), head.activation)
-        classes = np.argmax(shares, axis=1)
-        scores = shares[np.arange(len(shares)), classes]
+        sure: Floats | None = None
         if head.objectness:
             sure = _activate(rows[:, 4].astype(np.float64), head.activation)
             _check_shares(sure)
-            scores = scores * sure
-        _check_shares(shares.reshape(-1))
-        chosen, scores = self._best(scores, threshold)
+            # No class makes up for an objectness below the threshold, and most boxes are of that kind.
+            likely = sure >= threshold
+            rows, sure = rows[likely], sure[likely]
+        by_class = rows[:, 5 if head.objectness else 4 :]
+        # Both functions rise, so the best class is the one with the highest output; a NaN is the highest.
+        scores = _activate(by_class.max(axis=1).astype(np.float64), head.activation)
+        _check_shares(scores)
+        chosen, scores = self._best(scores if sure is None else scores * sure, threshold)
+        classes = by_class[chosen].argmax(axis=1)
         boxes = _corners(_bounded(rows[chosen, :4]), "cxcywh")
-        return Candidates(self._pixels(boxes, head.unit), scores, classes[chosen])
+        return Candidates(self._pixels(boxes, head.unit), scores, classes)
 
     def _best(self, scores: Floats, threshold: float) -> tuple[NDArray[np.int64], Floats]:
         """Return where the best scores are, and the scores, the best first and of equals the first."""

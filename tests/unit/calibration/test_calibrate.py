@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from lisiere.calibration.calibrate import FEWEST, calibrate, fit, run
+from lisiere.calibration.temperature import calibration_error, tempered
 from lisiere.cli import main
 from lisiere.errors import Rejected
 from lisiere.models import open_package
 from lisiere.models.manifest import Classification
-from lisiere.tasks.classification import class_shares
+from lisiere.tasks.classification import class_shares, sets_of
 from lisiere.tasks.conformal import read_scores
+from lisiere_sim.digits import render
 from support import REPOSITORY, tiny
 
 
@@ -176,6 +178,23 @@ def test_arrays_that_cannot_be_used_are_named(
     np.savez(tmp_path / "set.npz", **arrays)
     assert main(["models", "calibrate", str(folder), "--images", str(tmp_path / "set.npz")]) == 1
     assert why in capsys.readouterr().err
+
+
+def test_the_sample_model_s_sets_hold_digits_that_it_was_not_calibrated_with() -> None:
+    package = open_package(REPOSITORY / "models" / "digits")
+    with np.load(package.path / "heldout.npz") as held:
+        glyphs, labels = held["glyphs"][1::2], held["labels"][1::2]
+    rng = np.random.default_rng(9)
+    outputs = run(package, (render(glyph, rng) for glyph in glyphs))
+    task = task_of(package.path)
+    shares = np.asarray([class_shares(output, task.scores, task.temperature) for output in outputs])
+    right = shares.argmax(1) == labels
+    assert calibration_error(shares.max(1), right) < calibration_error(tempered(outputs, 1.0).max(1), right)
+    for coverage in (0.9, 0.95, 0.99):
+        sets = sets_of(package, coverage)
+        held_in = [label in sets(share) for share, label in zip(shares, labels, strict=True)]
+        # Three standard deviations of what 225 digits, and 113 of the calibration, leave open.
+        assert np.mean(held_in) > coverage - 3 * (coverage * (1 - coverage) * (1 / 225 + 1 / 113)) ** 0.5
 
 
 def test_the_sample_model_is_calibrated() -> None:
