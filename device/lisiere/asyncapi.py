@@ -16,7 +16,7 @@ _PARAMETERS = {
     "prefix": {"description": "`topic_prefix` of the configuration.", "default": "lisiere"},
     "device": {"description": "The device's name: `device` of the configuration, or the thing's name."},
     "pipeline": {"description": "The pipeline's name."},
-    "command": {"description": "What is asked for.", "enum": ["ping", "health", "metrics", "ack"]},
+    "command": {"description": "What is asked for.", "enum": ["ping", "health", "metrics", "ack", "infer"]},
 }
 
 
@@ -55,6 +55,7 @@ def channels() -> dict[str, Channel]:
     )
     packed = "The same, compressed by zstd, where `backlog_zstd` is set."
     ack = "What a consumer has taken for good, where `consumer_ack` is set; never retained."
+    infer = "Lets a pipeline's model see the next frame; never retained. The result names the command."
     gap = "What was never delivered, and why, so that every hole in `seq` is explained. At least once."
     status = "`online` at birth, `stopped` after a clean stop, `offline` by the broker's will."
     return {
@@ -72,6 +73,7 @@ def channels() -> dict[str, Channel]:
         "metrics": Channel(topics.metrics, "metrics", "send", "Figures over the last interval.", 0),
         "command": Channel(command, "command", "receive", "Asks the device for something; never retained."),
         "ack": Channel(topics.commands.replace("#", "ack"), "ack", "receive", ack),
+        "infer": Channel(topics.commands.replace("#", "infer"), "infer", "receive", infer),
         "reply": Channel(topics.reply("{command}"), "reply", "send", "The answer, with the `id` of the command."),
     }
 

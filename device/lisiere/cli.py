@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "metrics",
         "command",
         "ack",
+        "infer",
         "reply",
         "aws-dlr",
     ]

@@ -18,6 +18,7 @@ from lisiere.errors import ConfigError, Rejected
 from lisiere.models.package import find_manifest
 from lisiere.settings.anomaly import AlarmConfig, DetectorConfig, check_alarm
 from lisiere.settings.channels import ChannelConfig, check_channels
+from lisiere.settings.checks import ChecksConfig, TriggerConfig
 from lisiere.settings.decision import DecisionConfig, check_decision
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
@@ -73,6 +74,8 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
         detector: the built-in anomaly detector, for a source of readings.
         alarm: when the scores of an anomaly model, or of the detector, are alarms.
         view: what the model sees of a camera's frames.
+        checks: how a camera's frames are judged, and what becomes of bad ones; by the defaults without it.
+        trigger: which frames the model is asked of; all without it.
         channels: what is known of a sensor's channels, by name, to tell what cannot be right.
         window: how a sensor's readings become what the model takes.
         output: `lisiere` publishes the envelope on `result/…` and `backlog/…`; `aws-dlr` publishes the message of AWS's
@@ -84,6 +87,8 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     name: Level
     source: Source
     view: ViewConfig | None = None
+    checks: ChecksConfig | None = None
+    trigger: TriggerConfig | None = None
     channels: dict[str, ChannelConfig] = field(default_factory=dict)
     window: WindowConfig | None = None
     model: str | None = None
@@ -175,8 +180,9 @@ def parse_config(document: Any, base: Path) -> Config:
         else:
             check_channels(pipeline.channels, f"$.pipelines[{index}].channels")
             check_sensor(pipeline.source, f"$.pipelines[{index}].source")
-            if pipeline.view is not None:
-                raise ConfigError("`view` is for a source of frames.", f"$.pipelines[{index}].view")
+            for name in ("view", "checks", "trigger"):
+                if getattr(pipeline, name) is not None:
+                    raise ConfigError(f"`{name}` is for a source of frames.", f"$.pipelines[{index}].{name}")
         if pipeline.decision is not None:
             check_decision(pipeline.decision, f"$.pipelines[{index}].decision")
         _check_engine(pipeline, f"$.pipelines[{index}]")

@@ -22,6 +22,7 @@ from lisiere.spool import Spool, SpoolReader
 from lisiere.supervisor import StopOrHurry, Unit
 from lisiere.sync.commands import Answers, Commands
 from lisiere.sync.drain import Drain
+from lisiere.sync.envelope import InferAnswer, InferCommand
 from lisiere.sync.local import LocalFan, LocalPublish
 from lisiere.sync.topics import Topics
 from lisiere.sync.transports import Transport
@@ -70,6 +71,7 @@ class Runtime:
             "health": lambda _payload: self.reports.health_message(self._spool),
             "metrics": lambda _payload: self.reports.metrics_message(self._spool),
             "ack": self._acknowledge,
+            "infer": self._infer,
         }
         self._commands = Commands(config.device, self._topics, clock, answers, lambda: self._wake.set())
         self.reports.commands = self._commands.counts
@@ -281,6 +283,18 @@ class Runtime:
         if self._drain is None:
             raise Rejected("Nothing is delivered here.")
         return self._drain.acknowledge(payload)
+
+    def _infer(self, payload: bytes) -> Struct:
+        try:
+            command = msgspec.json.decode(payload, type=InferCommand)
+        except msgspec.DecodeError as error:
+            raise Rejected(f"This is no command `infer`: {error}") from error
+        for pipeline in self._pipelines:
+            if pipeline.name == command.pipeline:
+                pipeline.ask(command.id)
+                return InferAnswer(pipeline=pipeline.name)
+        names = ", ".join(pipeline.name for pipeline in self._pipelines)
+        raise Rejected(f"No pipeline {command.pipeline!r} runs here; there are {names}.")
 
     def _reply(self, topic: str, payload: bytes) -> None:
         if self._drain is not None:

@@ -21,6 +21,7 @@ from lisiere.sync.envelope import (
     EventEnvelope,
     GapEnvelope,
     HealthMessage,
+    InferCommand,
     MetricsMessage,
     ReplyMessage,
     ResultEnvelope,
@@ -42,6 +43,7 @@ DOCUMENTS: dict[str, type[Struct]] = {
     "metrics": MetricsMessage,
     "command": CommandMessage,
     "ack": AckCommand,
+    "infer": InferCommand,
     "reply": ReplyMessage,
     "aws-dlr": AwsDlrMessage,
 }

@@ -15,6 +15,22 @@ from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 
+class InputInfo(Struct, frozen=True, kw_only=True):
+    """How far the input of a result can be trusted.
+
+    Attributes:
+        faults: what is wrong with it, by name, such as `frozen` or `stuck:vibration`; none when nothing is.
+        age_ms: how old it was when the model saw it, where that is known.
+        measures: what the judgement rests on, by name.
+        command: the `id` of the command `infer` that asked for it, if one did.
+    """
+
+    faults: tuple[str, ...] = ()
+    age_ms: float | None = None
+    measures: dict[str, float] = msgspec.field(default_factory=dict)
+    command: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One camera image.
@@ -26,6 +42,7 @@ class Frame:
         index: 0, 1, 2, … in the order of capture within one opening of the source.
         captured: the clock's monotonic seconds when it had arrived whole, which its age is counted from; None where
             nobody looked.
+        input: what it was found to be; None before it has been judged.
     """
 
     image: NDArray[np.uint8]
@@ -33,6 +50,7 @@ class Frame:
     source: str
     index: int
     captured: float | None = None
+    input: InputInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,20 +186,6 @@ class AnomalyBody(Struct, frozen=True, kw_only=True):
 
 
 Body = ClassificationBody | DetectionBody | ForecastingBody | AnomalyBody
-
-
-class InputInfo(Struct, frozen=True, kw_only=True):
-    """How far the input of a result can be trusted.
-
-    Attributes:
-        faults: what is wrong with it, by name, such as `frozen` or `stuck:vibration`; none when nothing is.
-        age_ms: how old it was when the model saw it, where that is known.
-        measures: what the judgement rests on, by name.
-    """
-
-    faults: tuple[str, ...] = ()
-    age_ms: float | None = None
-    measures: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class EventBody(Struct, frozen=True, kw_only=True):

@@ -108,6 +108,11 @@ class Everything:
             self.seen.append((topic, payload))
             missing.discard(channel_of(topic) or "")
 
+    def until_says(self, kind: str, words: bytes) -> None:
+        """Wait until a message of a channel has these words in it."""
+        while channel_of(self.seen[-1][0]) != kind or words not in self.seen[-1][1]:
+            self.seen.append(self._news.get(timeout=WAIT_S))
+
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
@@ -151,10 +156,16 @@ def test_every_message_of_a_real_run_is_what_it_promises(broker: Address, tmp_pa
         everything.until("result", "backlog", "gap", "status", "health", "metrics")
         everything.client.publish("lisiere/v1/pi-1/cmd/ping", json.dumps({"id": "a7"}), 1)
         everything.until("command", "reply")
+        asked = {"id": "a8", "pipeline": "dock"}
+        everything.client.publish("lisiere/v1/pi-1/cmd/infer", json.dumps(asked), 1)
+        everything.until("reply")
+        everything.until_says("result", b'"command":"a8"')
     finally:
         runtime.stop()
         thread.join(WAIT_S)
         everything.close()
+    (answer,) = [json.loads(payload) for topic, payload in everything.seen if topic.endswith("reply/infer")]
+    assert (answer["id"], answer["done"], answer["answer"]) == ("a8", True, {"pipeline": "dock"})
     for topic, payload in everything.seen:
         channel = channel_of(topic)
         assert channel is not None, f"No channel is for {topic}."

@@ -25,6 +25,7 @@ from lisiere.models.manifest import WindowInput
 from lisiere.pipeline.handover import BoundedQueue
 from lisiere.settings.sources import ImagesSource
 from lisiere.settings.window import WindowConfig
+from lisiere.sight import Gate
 from lisiere.sources import Source, is_live, is_recorded, source_name
 from lisiere.sync.envelope import EventMessage, Latency, ModelInfo, ResultBody, ScoreMessage, TaskKind, WindowInfo
 from lisiere.tasks import Task
@@ -111,6 +112,7 @@ class Pipeline:
             self._idle_s = math.inf if is_recorded(config.source) else idle_seconds(window, how)
         self._heard = timeline.monotonic()  # when the last item came, in monotonic time
         self._view = View(config.view, not isinstance(config.source, ImagesSource), health.fault)
+        self._gate = Gate(config.checks, config.trigger, health) if self._builder is None else None
         policy = config.queue.policy or ("latest" if is_live(config.source) else "all")
         size = config.queue.size or (1 if policy == "latest" else 64 if self._builder is None else 1024)
         self._queue: BoundedQueue[Frame | Reading] = BoundedQueue(size, policy)
@@ -133,10 +135,23 @@ class Pipeline:
             if number == 0:
                 health.state("running")
             health.count("read")
-            if not self._queue.put(item):
+            wanted = self._gate.admit(item) if self._gate is not None and isinstance(item, Frame) else item
+            if wanted is not None and not self._queue.put(wanted):
                 health.count("dropped_queue_full")
             if self.stop_reading.is_set():
                 break
+
+    def ask(self, command: str) -> None:
+        """Let the model see the next frame, whatever the trigger says; see `Gate.ask`.
+
+        Raises:
+            Rejected: there are no frames to ask for, or too many are asked for.
+        """
+        if self._gate is None:
+            raise Rejected(f"The pipeline {self.name} has readings, and windows of them come by themselves.")
+        if self.health.snapshot()[0] != "running":
+            raise Rejected(f"The pipeline {self.name} has no frames now: it is {self.health.snapshot()[0]}.")
+        self._gate.ask(command)
 
     def end(self) -> None:
         """No more items will come: let `work` finish what is queued."""
@@ -286,7 +301,9 @@ class Pipeline:
 
 
 def _input(item: Frame | Window | None, age_ms: float | None) -> InputInfo:
-    return InputInfo(faults=item.faults) if isinstance(item, Window) else InputInfo(age_ms=age_ms)
+    if isinstance(item, Frame):
+        return msgspec.structs.replace(item.input or InputInfo(), age_ms=age_ms)
+    return InputInfo(faults=item.faults if item is not None else ())
 
 
 def _window_info(window: Window) -> WindowInfo:

@@ -275,6 +275,21 @@ class AckAnswer(Struct, frozen=True, kw_only=True):
     acknowledged: int
 
 
+class InferCommand(CommandMessage, frozen=True, kw_only=True):
+    """What is sent to `cmd/infer`: let a pipeline's model see the next frame of its camera, whatever the trigger says.
+
+    The answer comes at once; the result comes as all results do, with the command's `id` in `input.command`.
+    """
+
+    pipeline: str
+
+
+class InferAnswer(Struct, frozen=True, kw_only=True):
+    """The answer to `infer`: whose next frame is taken."""
+
+    pipeline: str
+
+
 class PingAnswer(Struct, frozen=True, kw_only=True):
     """The answer to `ping`."""
 

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import msgspec
@@ -22,6 +22,7 @@ from lisiere.health import PipelineHealth
 from lisiere.models import TensorSpec, open_package
 from lisiere.pipeline import Pipeline, check_models, check_pairing, model_engine, open_pipeline
 from lisiere.schema import json_schema
+from lisiere.settings.checks import ChecksConfig, CommandTrigger
 from lisiere.settings.sensors import CsvSource
 from lisiere.settings.sources import CameraSource, ImagesSource
 from lisiere.settings.view import ViewConfig
@@ -121,6 +122,46 @@ def test_a_frame_that_cannot_be_used_costs_only_itself(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), items)
     assert len(rig.run()) == 2
     assert rig.counters == {"read": 3, "results": 2, "input_rejected": 1}
+
+
+@pytest.mark.parametrize("policy", ["mark", "withhold"])
+def test_frames_of_a_dark_camera_are_marked_or_withheld(policy: Literal["mark", "withhold"], tmp_path: Path) -> None:
+    items = [Frame(np.zeros((16, 12, 3), np.uint8), float(second), "camera", second) for second in range(6)]
+    source, package = CameraSource(device="/dev/video0"), tiny.classifier(tmp_path / "m")
+    checks, queue = ChecksConfig(policy=policy), QueueConfig(policy="all")
+    rig = Rig(tmp_path / "spool", package, source, items, checks=checks, queue=queue)
+    found = [body["input"]["faults"] for body in rig.run()]
+    # The first frame could be one bad frame; a second later it is a dark camera.
+    assert found == ([[]] + [["dark", "covered"]] * 5 if policy == "mark" else [[]])
+    assert rig.counters["input_dark"] == 5
+    assert rig.counters.get("withheld", 0) == (0 if policy == "mark" else 5)
+
+
+def test_a_frame_that_was_asked_for_names_the_command(tmp_path: Path) -> None:
+    class Asked(Listed):
+        """Asks for a frame before the third."""
+
+        def items(self, stop: threading.Event) -> Iterator[Frame | Reading]:
+            for number, item in enumerate(super().items(stop)):
+                if number == 2:
+                    rig.pipeline.ask("a1")
+                yield item
+
+    source, queue = CameraSource(device="/dev/video0"), QueueConfig(policy="all")
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), source, [], trigger=CommandTrigger(), queue=queue)
+    rig.pipeline._source = Asked(frames(5))
+    with pytest.raises(Rejected, match="has no frames now: it is starting"):
+        rig.pipeline.ask("early")
+    (body,) = rig.run()
+    assert body["input"]["command"] == "a1"
+    assert rig.counters == {"read": 5, "results": 1, "not_asked": 4}
+
+
+def test_readings_are_not_asked_for(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", tiny.detector(tmp_path / "m"), CsvSource(path="x"), [])
+    with pytest.raises(Rejected, match="has readings"):
+        rig.pipeline.ask("a1")
+    rig.run()
 
 
 def test_a_camera_that_changes_its_size_is_told_and_goes_on(tmp_path: Path) -> None:
