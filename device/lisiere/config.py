@@ -20,6 +20,7 @@ from lisiere.settings.anomaly import AlarmConfig, DetectorConfig, check_alarm
 from lisiere.settings.channels import ChannelConfig, check_channels
 from lisiere.settings.checks import ChecksConfig, TriggerConfig
 from lisiere.settings.decision import DecisionConfig, check_decision
+from lisiere.settings.forecast import ForecastConfig
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
 from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
 from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
@@ -82,6 +83,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
             component aws.greengrass.DLRImageClassification instead, on `publish_topic`. Classification alone has it.
         publish_topic: of `aws-dlr` alone.
         decision: what is made of the scores of a classification or detection.
+        forecast: of forecasting models alone; they have the defaults without it.
     """
 
     name: Level
@@ -101,6 +103,7 @@ class PipelineConfig(Part, frozen=True, kw_only=True):
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     decision: DecisionConfig | None = None
     alarm: AlarmConfig | None = None
+    forecast: ForecastConfig | None = None
 
 
 class SpoolConfig(Part, frozen=True, kw_only=True):

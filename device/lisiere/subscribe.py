@@ -72,7 +72,8 @@ def line(event: Event) -> str | None:
         return f"{event.ts} {event.device}/{event.pipeline}: {one.phase} {one.label}, {span}"
     if isinstance(event, subscriber.Score):
         skill = "" if event.score.skill is None else f", skill {event.score.skill:.2f}"
-        error = "not measured" if event.score.mae is None else f"off by {event.score.mae:.3f}"
+        errors = [f"{one.mae:.3f} ({name})" for name, one in event.score.channels.items() if one.mae is not None]
+        error = f"off by {', '.join(errors)}" if errors else "not measured"
         return f"{event.ts} {event.device}/{event.pipeline}: the forecast of {event.score.made_ts} was {error}{skill}"
     if isinstance(event, subscriber.Missed):
         return event.sentence
@@ -100,8 +101,17 @@ def _answer(result: Any) -> str:
         score = "no score" if result.score is None else f"score {result.score:.3f}"
         return f"{result.state} ({score}, threshold {result.threshold:.3f})"
     assert isinstance(result, subscriber.Forecast)  # noqa: S101 - there are four
-    middle = result.quantiles.get("0.5") or next(iter(result.quantiles.values()))
-    return f"{middle[0]:.3f} at {result.horizon[0]}, {middle[-1]:.3f} at {result.horizon[-1]}"
+    by_name = {"": result.quantiles} if result.quantiles else _by_channel(result.channels)
+    told = []
+    for name, quantiles in by_name.items():
+        middle = quantiles.get("0.5") or next(iter(quantiles.values()))
+        told.append(f"{name}{middle[0]:.3f} at {result.horizon[0]}, {middle[-1]:.3f} at {result.horizon[-1]}")
+    return "; ".join(told)
+
+
+def _by_channel(channels: Any) -> dict[str, dict[str, list[float]]]:
+    """The quantiles of a forecast of several channels, by what is said before each."""
+    return {f"{name} ": one.quantiles for name, one in channels.items()} if channels else {}
 
 
 def _document(event: Event) -> dict[str, Any]:

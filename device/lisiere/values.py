@@ -170,11 +170,35 @@ class DetectionBody(Struct, frozen=True, kw_only=True):
     steady: list[str] | UnsetType = UNSET
 
 
+class Interval(Struct, frozen=True, kw_only=True):
+    """Where a share `coverage` of the values to come should lie, one number an element of `horizon`."""
+
+    coverage: float
+    low: list[float]
+    high: list[float]
+
+
+class ChannelForecast(Struct, frozen=True, kw_only=True):
+    """Quantiles of one channel, and its interval as in `ForecastingBody`."""
+
+    quantiles: dict[str, list[float]]
+    interval: Interval | None
+
+
 class ForecastingBody(Struct, frozen=True, kw_only=True):
-    """Quantiles of the values to come, one number an element of `horizon`."""
+    """Quantiles of the values to come, one number an element of `horizon`.
+
+    Attributes:
+        method: `seasonal_naive` while the model was worse than that for long.
+        interval: as wide as it must be to cover its share, by what earlier forecasts met; null while nothing is known.
+        channels: by channel, of a model that forecasts several; `quantiles` is empty and `interval` null then.
+    """
 
     horizon: list[str]
-    quantiles: dict[str, list[float]]
+    method: Literal["model", "seasonal_naive"] = "model"
+    quantiles: dict[str, list[float]] = msgspec.field(default_factory=dict)
+    interval: Interval | None = None
+    channels: dict[str, ChannelForecast] | UnsetType = UNSET
 
 
 class AnomalyBody(Struct, frozen=True, kw_only=True):
@@ -183,6 +207,69 @@ class AnomalyBody(Struct, frozen=True, kw_only=True):
     state: Literal["normal", "anomalous", "no_data"]
     score: float | None
     threshold: float
+
+
+class ChannelScore(Struct, frozen=True, kw_only=True):
+    """How forecasts of a channel did; null where there was nothing to compare with.
+
+    Attributes:
+        n: how many values were measured.
+        mae: mean absolute error of the median that was sent, in the unit of the channel.
+        model_mae: the same of the model's median, whether it was sent or not.
+        naive_mae: the same of the seasonal-naive forecast.
+        skill: 1 - model_mae / naive_mae.
+        coverage: share of the values within the interval that was sent.
+        pinball: mean pinball loss of the quantiles that were sent; twice that approximates the CRPS.
+    """
+
+    n: int
+    mae: float | None
+    model_mae: float | None
+    naive_mae: float | None
+    skill: float | None
+    coverage: float | None
+    pinball: float | None
+
+
+class LeadScore(Struct, frozen=True, kw_only=True):
+    """Running figures of the steps `first` to `last`, counted from 1, over all channels."""
+
+    first: int
+    last: int
+    skill: float | None
+    coverage: float | None
+
+
+class RunningScore(Struct, frozen=True, kw_only=True):
+    """Figures over the last `forecasts` scored ones; `unscored` counts those that met no reading, since the start.
+
+    `skill` is that of all channels, by the geometric mean of their ratios.
+    """
+
+    forecasts: int
+    unscored: int
+    skill: float | None
+    channels: dict[str, ChannelScore]
+    leads: list[LeadScore]
+
+
+class ScoreBody(Struct, frozen=True, kw_only=True):
+    """How a forecast did, told when its time has come. It is unscored when no channel's `n` is above zero.
+
+    Attributes:
+        made_ts: the end of the window that it was made from (RFC 3339), and `until_ts` its last step.
+        method: what was sent.
+        steps: its horizon.
+        skill: of the model, over all channels as in `RunningScore`.
+    """
+
+    made_ts: str
+    until_ts: str
+    method: Literal["model", "seasonal_naive"]
+    steps: int
+    skill: float | None
+    channels: dict[str, ChannelScore]
+    running: RunningScore
 
 
 Body = ClassificationBody | DetectionBody | ForecastingBody | AnomalyBody
@@ -206,26 +293,6 @@ class EventBody(Struct, frozen=True, kw_only=True):
     since: str
     until: str
     count: int
-
-
-class ScoreBody(Struct, frozen=True, kw_only=True):
-    """How a forecast did, told when its time has come.
-
-    Attributes:
-        made_ts: the end of the window that it was made from (RFC 3339).
-        n: how many of its steps were measured in the end, of `steps`.
-        mae: mean absolute error of the median, in the unit of the channel; `naive_mae` that of the seasonal-naive one.
-        skill: 1 - mae / naive_mae, or null where that is not defined.
-        coverage: share of the measured values between the lowest and the highest quantile.
-    """
-
-    made_ts: str
-    n: int
-    steps: int
-    mae: float | None
-    naive_mae: float | None
-    skill: float | None
-    coverage: float | None
 
 
 # What a pipeline may send: results, and what comes of several of them.

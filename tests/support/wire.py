@@ -102,8 +102,19 @@ class Envelopes:
 
     def score(self, seq: int, pipeline: str = "dock", replay: bool = False, **changes: Any) -> bytes:
         """A message of how a forecast did."""
-        score = {"made_ts": "2026-01-31T07:00:00.000Z", "n": 6, "steps": 6, "mae": 0.5, "naive_mae": 1.0}
-        return self._beside(seq, pipeline, replay, "score", score | {"skill": 0.5, "coverage": 0.8} | changes)
+        channel = {"n": 6, "mae": 0.5, "model_mae": 0.5, "naive_mae": 1.0, "skill": 0.5}
+        channel |= {"coverage": 0.8, "pinball": 0.2}
+        leads = [{"first": 1, "last": 6, "skill": 0.5, "coverage": 0.8}]
+        score = {
+            "made_ts": "2026-01-31T07:00:00.000Z",
+            "until_ts": "2026-01-31T08:00:00.000Z",
+            "method": "model",
+            "steps": 6,
+            "skill": 0.5,
+            "channels": {"level": channel},
+            "running": {"forecasts": 1, "unscored": 0, "skill": 0.5, "channels": {"level": channel}, "leads": leads},
+        }
+        return self._beside(seq, pipeline, replay, "score", score | changes)
 
     def _beside(self, seq: int, pipeline: str, replay: bool, kind: str, body: dict[str, Any]) -> bytes:
         message = msgspec.json.decode(self.result(seq, pipeline, replay))

@@ -93,7 +93,8 @@ def test_events_and_scores_are_told_in_sentences(broker: Address, device: Device
         assert child.out.readline() == ("2026-01-31T07:36:16.123Z sim/dock: new 7, since 2026-01-31T07:36:15.000Z\n")
         device.send("score/dock", device.make.score(2))
         assert child.out.readline() == (
-            "2026-01-31T07:36:16.123Z sim/dock: the forecast of 2026-01-31T07:00:00.000Z was off by 0.500, skill 0.50\n"
+            "2026-01-31T07:36:16.123Z sim/dock: the forecast of 2026-01-31T07:00:00.000Z was off by 0.500 (level), "
+            "skill 0.50\n"
         )
         assert child.end(signal.SIGTERM) == 0
 

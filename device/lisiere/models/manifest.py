@@ -14,6 +14,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from lisiere.models.encoding import Covariates, Normalise
+
 SCHEMA: Final = "lisiere.model/1"
 
 # `$(?!\n)` is the very end, in Python and in JSON Schema: `$` alone lets a last newline pass.
@@ -67,6 +69,8 @@ class WindowInput(_Part, tag="window", frozen=True, kw_only=True):
     Attributes:
         stride: a window is made every `stride` rows.
         max_gap: gaps of at most this many rows are interpolated; longer ones make the window incomplete.
+        normalise: what the model sees of raw readings; None: the readings themselves.
+        covariates: what its second input is, if it has one.
     """
 
     channels: Annotated[tuple[Name, ...], Meta(min_length=1)]
@@ -74,6 +78,8 @@ class WindowInput(_Part, tag="window", frozen=True, kw_only=True):
     step_s: Positive
     stride: Count = 1
     max_gap: Annotated[int, Meta(ge=0)] = 0
+    normalise: Normalise | None = None
+    covariates: Covariates | None = None
 
 
 class Classification(_Part, tag="classification", frozen=True, kw_only=True):
@@ -183,12 +189,22 @@ class Detection(_Part, tag="detection", frozen=True, kw_only=True):
 
 
 class Forecasting(_Part, tag="forecasting", frozen=True, kw_only=True):
-    """Output: [1, horizon, len(quantiles)] in the unit of the channel that is forecast."""
+    """Output: [1, horizon, channels, quantiles], in the units of the window's channels or as `normalise` has them.
+
+    Of one channel, or of one quantile, the axis may be left out. Exactly one of `channel` and `channels` is given: what
+    is forecast. A model without quantiles has one, 0.5.
+    """
 
     horizon: Count
     quantiles: Annotated[tuple[Annotated[float, Meta(gt=0, lt=1)], ...], Meta(min_length=1)]
-    channel: Name
+    channel: Name | None = None
+    channels: tuple[Name, ...] = ()
     unit: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The channels that are forecast, in the order of the output."""
+        return self.channels or ((self.channel,) if self.channel else ())
 
 
 class Anomaly(_Part, tag="anomaly", frozen=True, kw_only=True):

@@ -167,9 +167,13 @@ def _check_task(manifest: Manifest, file: Path) -> None:
         raise Rejected(f"{file}: `input` and `task` go together; a model without a task has neither.")
     if manifest.input is None or manifest.task is None:
         return
-    if len(manifest.inputs) != 1:
-        raise Rejected(f"{file} declares {len(manifest.inputs)} inputs; tasks take models with one input.")
     spec, how, task = manifest.inputs[0], manifest.input, manifest.task
+    covariates = how.covariates if isinstance(how, WindowInput) else None
+    if len(manifest.inputs) != 1 + (covariates is not None):
+        raise Rejected(
+            f"{file} declares {len(manifest.inputs)} inputs; tasks take models with one input, and a second one for "
+            "`input.covariates` alone."
+        )
     if isinstance(how, ImageInput):
         if len(spec.shape) != 4 or spec.shape[0] != 1:
             raise Rejected(f"{file}: an image input has the shape [1, …] with four numbers, not {list(spec.shape)}.")
@@ -193,7 +197,33 @@ def _check_task(manifest: Manifest, file: Path) -> None:
         )
     if isinstance(how, ImageInput) != isinstance(task, Classification | Detection):
         raise Rejected(f"{file}: images go with classification or detection, windows with forecasting or anomaly.")
+    if isinstance(how, WindowInput):
+        _check_encoding(manifest, how, file)
     _check_output(manifest, file)
+
+
+def _check_encoding(manifest: Manifest, how: WindowInput, file: Path) -> None:
+    """Normalisation has a number for each channel, and covariates fill the second input."""
+    for key in ("level", "scale") if how.normalise else ():
+        numbers = getattr(how.normalise, key)
+        if isinstance(numbers, str):
+            continue
+        if len(numbers) not in (1, len(how.channels)) or not all(map(math.isfinite, numbers)):
+            raise Rejected(f"{file}: `input.normalise.{key}` must hold 1 or {len(how.channels)} numbers.")
+        if key == "scale" and min(numbers) <= 0:
+            raise Rejected(f"{file}: `input.normalise.scale` must be above zero.")
+    if how.covariates is None:
+        return
+    for part in how.covariates.calendar:
+        if part.columns == 0:
+            raise Rejected(f"{file}: `{part.part}` has no classes, so it cannot be `{part.encoding}`.")
+    horizon = manifest.task.horizon if isinstance(manifest.task, Forecasting) else 0
+    expected = [1, how.length + horizon, how.covariates.columns]
+    if list(manifest.inputs[1].shape) != expected:
+        raise Rejected(
+            f"{file}: the covariates have the shape {expected}, but the second input is "
+            f"{list(manifest.inputs[1].shape)}."
+        )
 
 
 def _check_output(manifest: Manifest, file: Path) -> None:
@@ -201,15 +231,7 @@ def _check_output(manifest: Manifest, file: Path) -> None:
     if isinstance(task, Detection):
         check_head(manifest, task, file)
     elif isinstance(task, Forecasting):
-        if output.size != task.horizon * len(task.quantiles):
-            raise Rejected(
-                f"{file}: {task.horizon} steps of {len(task.quantiles)} quantiles do not fill the output "
-                f"{list(output.shape)}."
-            )
-        if list(task.quantiles) != sorted(set(task.quantiles)):
-            raise Rejected(f"{file}: `task.quantiles` must rise.")
-        if isinstance(manifest.input, WindowInput) and task.channel not in manifest.input.channels:
-            raise Rejected(f"{file}: `task.channel` {task.channel!r} is none of the window's channels.")
+        _check_forecast(manifest, task, file)
     elif isinstance(task, Anomaly):
         if not math.isfinite(task.threshold):
             raise Rejected(f"{file}: `task.threshold` must be a number.")
@@ -219,6 +241,30 @@ def _check_output(manifest: Manifest, file: Path) -> None:
                 f"{file}: an anomaly output of kind `{task.output}` has {expected} numbers, but {list(output.shape)} "
                 f"has {output.size}."
             )
+
+
+def _check_forecast(manifest: Manifest, task: Forecasting, file: Path) -> None:
+    output = manifest.outputs[0]
+    if (task.channel is None) == (not task.channels):
+        raise Rejected(f"{file}: a forecast has either a `task.channel` or `task.channels`.")
+    sizes = (task.horizon, len(task.names), len(task.quantiles))
+    if output.size != math.prod(sizes):
+        of = f" of {sizes[1]} channels" if task.channels else ""
+        raise Rejected(
+            f"{file}: {sizes[0]} steps{of} of {sizes[2]} quantiles do not fill the output {list(output.shape)}."
+        )
+    # The numbers would fill another order of the axes as well, and mean something else.
+    axes = [size for size in output.shape if size > 1]
+    if task.channels and axes != [size for size in sizes if size > 1]:
+        raise Rejected(f"{file}: the output's axes are [1, horizon, channels, quantiles], not {list(output.shape)}.")
+    if list(task.quantiles) != sorted(set(task.quantiles)):
+        raise Rejected(f"{file}: `task.quantiles` must rise.")
+    if len(set(task.names)) != len(task.names):
+        raise Rejected(f"{file}: `task.channels` names one twice.")
+    for name in task.names:
+        if isinstance(manifest.input, WindowInput) and name not in manifest.input.channels:
+            key = "channels" if task.channels else "channel"
+            raise Rejected(f"{file}: `task.{key}` {name!r} is none of the window's channels.")
 
 
 def _check_files(manifest: Manifest, file: Path) -> None:

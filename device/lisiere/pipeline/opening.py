@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from lisiere import __version__
@@ -18,10 +20,12 @@ from lisiere.models.manifest import Anomaly, Classification, Detection, Forecast
 from lisiere.pipeline.pipeline import Engine, Pipeline, Sink
 from lisiere.settings.anomaly import AlarmConfig, DetectorConfig
 from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.forecast import ForecastConfig
 from lisiere.settings.window import WindowConfig
 from lisiere.sources import gives_frames, open_source
 from lisiere.sync.envelope import ModelInfo, TaskKind
 from lisiere.tasks import check_decision, open_task
+from lisiere.tasks.scoring import season_rows
 from lisiere.tasks.streaming import StreamingTask, grid
 from lisiere.timeline import Timeline
 from lisiere.view import read_mask
@@ -68,6 +72,8 @@ def check_pairing(config: PipelineConfig, manifest: Manifest, path: str) -> tupl
     elif config.window is not None:
         raise ConfigError(f"The model {manifest.name!r} takes frames, and `window` is for readings.", f"{base}.window")
     _check_channels(config, manifest, channels, f"{base}.channels")
+    if config.forecast is not None:
+        _check_forecast(config.forecast, manifest, f"{base}.forecast")
     return channels
 
 
@@ -78,10 +84,19 @@ def _check_channels(config: PipelineConfig, manifest: Manifest, channels: tuple[
         if name not in channels:
             known = ", ".join(channels)
             raise ConfigError(f"The model {manifest.name!r} does not take this channel, but {known}.", f"{at}.{name}")
-        unit = task.unit if isinstance(task, Forecasting) and task.channel == name else ""
+        unit = task.unit if isinstance(task, Forecasting) and name in task.names else ""
         if channel.unit and unit and channel.unit != unit:
             why = f"The model {manifest.name!r} takes this channel in {unit}, not in {channel.unit}."
             raise ConfigError(why, f"{at}.{name}.unit")
+
+
+def _check_forecast(how: ForecastConfig, manifest: Manifest, path: str) -> None:
+    if not isinstance(manifest.task, Forecasting) or not isinstance(manifest.input, WindowInput):
+        raise ConfigError(f"`forecast` is for forecasting models, which {manifest.name!r} is not.", path)
+    try:
+        season_rows(manifest.input.step_s, manifest.input.length, how.season_s)
+    except ValueError as error:
+        raise ConfigError(f"The model {manifest.name!r} cannot be compared: {error}.", f"{path}.season_s") from error
 
 
 def check_models(config: Config) -> None:
@@ -102,14 +117,20 @@ def check_models(config: Config) -> None:
             read_mask(Path(pipeline.view.mask))
 
 
-def model_engine(package: Package, opened: Opened, clock: Clock, decision: DecisionConfig | None = None) -> Engine:
+def model_engine(
+    package: Package,
+    opened: Opened,
+    clock: Clock,
+    decision: DecisionConfig | None = None,
+    forecast: ForecastConfig | None = None,
+) -> Engine:
     """Return what infers by a loaded model.
 
     Raises:
         Rejected: the model's manifest declares no task.
     """
     manifest = package.manifest
-    task = open_task(package, opened.model, clock, decision)
+    task = open_task(package, opened.model, clock, decision, forecast)
     info = ModelInfo(
         name=manifest.name,
         version=manifest.version,
@@ -120,6 +141,15 @@ def model_engine(package: Package, opened: Opened, clock: Clock, decision: Decis
     )
     window = manifest.input if isinstance(manifest.input, WindowInput) else None
     return Engine(task, _KINDS[type(manifest.task)], info, window, opened.model.close)
+
+
+def _as_configured(package: Package, config: PipelineConfig, path: str) -> Package:
+    """The package with the windows that the configuration chooses: a forecast is judged by how often it is made."""
+    how = package.manifest.input
+    if config.window is None or not isinstance(how, WindowInput):
+        return package
+    how = window_input(config.window, how, f"{path}.window")
+    return replace(package, manifest=msgspec.structs.replace(package.manifest, input=how))
 
 
 def detector_engine(detector: DetectorConfig, alarm: AlarmConfig | None, clock: Clock) -> Engine:
@@ -172,4 +202,5 @@ def open_pipeline(
     health.backend = opened.backend
     log.info("The pipeline %s runs %s by %s (%s).", config.name, package.manifest.name, opened.backend, opened.why)
     source = open_source(config.source, channels, clock, health.fault)
-    return Pipeline(config, source, model_engine(package, opened, clock, config.decision), spool, timeline, health)
+    engine = model_engine(_as_configured(package, config, path), opened, clock, config.decision, config.forecast)
+    return Pipeline(config, source, engine, spool, timeline, health)

@@ -242,8 +242,9 @@ class Pipeline:
         try:
             age_ms = self._age_ms(item)
             result = self._engine.task(item)
-            if result is None or (result.body is None and not result.messages):
+            if result is None or (result.body is None and (isinstance(item, Window) or not result.messages)):
                 health.fault("window_incomplete", f"A window of {self.name} has holes, so there is no result.")
+            if result is None:
                 return
             self._tell(result, item, age_ms)
         except Rejected as error:

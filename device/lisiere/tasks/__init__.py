@@ -8,16 +8,24 @@ from lisiere.errors import Rejected
 from lisiere.models import Package
 from lisiere.models.manifest import Classification, Detection, Forecasting
 from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.forecast import ForecastConfig
 from lisiere.tasks.base import Task
 from lisiere.tasks.classification import ClassificationTask
 from lisiere.tasks.decision import check_decision
 from lisiere.tasks.detection import DetectionTask
-from lisiere.tasks.series import AnomalyTask, ForecastingTask
+from lisiere.tasks.forecasting import ForecastingTask
+from lisiere.tasks.series import AnomalyTask
 
 __all__ = ["Task", "check_decision", "open_task"]
 
 
-def open_task(package: Package, model: Model, clock: Clock, decision: DecisionConfig | None = None) -> Task:
+def open_task(
+    package: Package,
+    model: Model,
+    clock: Clock,
+    decision: DecisionConfig | None = None,
+    forecast: ForecastConfig | None = None,
+) -> Task:
     """Make the task that a package's manifest declares, on a loaded model.
 
     Args:
@@ -25,6 +33,7 @@ def open_task(package: Package, model: Model, clock: Clock, decision: DecisionCo
         model: it, loaded.
         clock: where time comes from.
         decision: what to make of the scores, of classification and detection.
+        forecast: how forecasts are judged.
 
     Raises:
         Rejected: it declares none.
@@ -40,5 +49,5 @@ def open_task(package: Package, model: Model, clock: Clock, decision: DecisionCo
     if isinstance(task, Detection):
         return DetectionTask(package, model, clock, decision)
     if isinstance(task, Forecasting):
-        return ForecastingTask(package, model, clock)
+        return ForecastingTask(package, model, clock, forecast or ForecastConfig())
     return AnomalyTask(package, model, clock)

@@ -1,4 +1,4 @@
-"""Series: forecasting and anomaly detection on windows."""
+"""Series: a window through a model, and anomaly detection on windows."""
 
 from __future__ import annotations
 
@@ -7,33 +7,56 @@ from abc import abstractmethod
 import numpy as np
 
 from lisiere.backends import Model, Tensor
-from lisiere.clock import Clock, rfc3339
+from lisiere.clock import Clock
 from lisiere.errors import Rejected
 from lisiere.models import Package
-from lisiere.models.manifest import Anomaly, Forecasting
-from lisiere.values import AnomalyBody, Body, EventBody, ForecastingBody, Result, ScoreBody, Window
+from lisiere.models.manifest import Anomaly, Forecasting, WindowInput
+from lisiere.tasks.encoding import calendar, levels
+from lisiere.values import AnomalyBody, Body, EventBody, Result, ScoreBody, Window
 
 
-class _SeriesTask:
+class SeriesTask:
     """What both tasks share: a window through a model, timed; `_answer` says what the output means."""
 
     def __init__(self, package: Package, model: Model, clock: Clock) -> None:
+        manifest = package.manifest
+        assert isinstance(manifest.input, WindowInput)  # noqa: S101 - open_package looked
         self._model = model
-        self._input = package.manifest.inputs[0]
-        self._output = package.manifest.outputs[0].name
+        self._how = manifest.input
+        self._inputs = manifest.inputs
+        self._ahead = manifest.task.horizon if isinstance(manifest.task, Forecasting) else 0
+        self._output = manifest.outputs[0].name
         self._clock = clock
 
-    def _infer(self, window: Window) -> Result:
+    def _infer(self, window: Window, messages: tuple[ScoreBody, ...] = ()) -> Result:
+        """Ask the model of a window without holes; `messages` are handed on behind the result."""
         moment = self._clock.monotonic
         started = moment()
-        tensor = window.values.astype(self._input.dtype, copy=False).reshape(self._input.shape)
+        feeds = self._feeds(window)
         prepared = moment()
-        output = self._model.run({self._input.name: tensor})[self._output].reshape(-1)
+        output = self._model.run(feeds)[self._output].reshape(-1)
         inferred = moment()
         if not np.isfinite(output).all():
             raise Rejected("The model's output is not made of numbers.")
-        body = self._answer(window, tensor, output)
-        return Result(body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3)
+        body = self._answer(window, feeds[self._inputs[0].name], output)
+        return Result(
+            body, (prepared - started) * 1e3, (inferred - prepared) * 1e3, (moment() - inferred) * 1e3, messages
+        )
+
+    def _feeds(self, window: Window) -> dict[str, Tensor]:
+        """What the model sees of a window: the rows, normalised as the manifest says, and the calendar if it asks."""
+        spec, how = self._inputs[0], self._how
+        rows = window.values
+        if how.normalise is not None:
+            level, scale = levels(rows, how.normalise)
+            rows = ((rows - level) / scale).astype(np.float32)
+        feeds = {spec.name: rows.astype(spec.dtype, copy=False).reshape(spec.shape)}
+        if how.covariates is not None:
+            spec = self._inputs[1]
+            steps = np.arange(1 - len(rows), self._ahead + 1, dtype=np.float64)
+            known = calendar(window.end + steps * window.step_s, how.covariates)
+            feeds[spec.name] = known.astype(spec.dtype, copy=False).reshape(spec.shape)
+        return feeds
 
     def end(self) -> tuple[EventBody | ScoreBody, ...]:
         """Nothing is left to be told; see `Task`."""
@@ -44,33 +67,7 @@ class _SeriesTask:
         """Say what the output means: `tensor` went in, and `output`, flat and finite, came out."""
 
 
-class ForecastingTask(_SeriesTask):
-    """A window to quantiles of what comes next. A window with holes gives no forecast."""
-
-    def __init__(self, package: Package, model: Model, clock: Clock) -> None:
-        super().__init__(package, model, clock)
-        task = package.manifest.task
-        assert isinstance(task, Forecasting)  # noqa: S101 - open_task looked
-        self._task = task
-
-    def __call__(self, item: Window) -> Result | None:
-        """Forecast from one window; None when it has holes. See `Task`."""
-        return self._infer(item) if item.complete else None
-
-    def _answer(self, window: Window, tensor: Tensor, output: Tensor) -> ForecastingBody:  # noqa: ARG002
-        task = self._task
-        # Each quantile separately trained may cross another; sorted ones are never worse (rearrangement,
-        # Chernozhukov, Fernández-Val and Galichon 2010).
-        values = np.sort(output.reshape(task.horizon, len(task.quantiles)).astype(np.float64), axis=1)
-        return ForecastingBody(
-            horizon=[rfc3339(window.end + (step + 1) * window.step_s) for step in range(task.horizon)],
-            quantiles={
-                f"{quantile:g}": np.round(values[:, at], 6).tolist() for at, quantile in enumerate(task.quantiles)
-            },
-        )
-
-
-class AnomalyTask(_SeriesTask):
+class AnomalyTask(SeriesTask):
     """A window to a score, and whether it exceeds the threshold. A window with holes is `no_data`."""
 
     def __init__(self, package: Package, model: Model, clock: Clock) -> None:

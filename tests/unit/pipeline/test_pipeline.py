@@ -23,12 +23,13 @@ from lisiere.models import TensorSpec, open_package
 from lisiere.pipeline import Pipeline, check_models, check_pairing, model_engine, open_pipeline
 from lisiere.schema import json_schema
 from lisiere.settings.checks import ChecksConfig, CommandTrigger
+from lisiere.settings.forecast import ForecastConfig
 from lisiere.settings.sensors import CsvSource
 from lisiere.settings.sources import CameraSource, ImagesSource
 from lisiere.settings.view import ViewConfig
 from lisiere.spool import Spool, SpoolReader
 from lisiere.timeline import Timeline
-from lisiere.values import ClassificationBody, EventBody, Frame, Reading, Result, ScoreBody
+from lisiere.values import ClassificationBody, EventBody, Frame, Reading, Result, RunningScore, ScoreBody
 from support import tiny
 
 
@@ -219,7 +220,7 @@ def test_windows_say_how_much_of_them_is_real(tmp_path: Path) -> None:
     series = readings([1, 2, 3, 4, 5, 6, 7, 8, 9])
     del series[4]
     rig = Rig(tmp_path / "spool", tiny.forecaster(tmp_path / "m"), CsvSource(path="x"), series)
-    results = rig.run()
+    results = [one for one in rig.run() if "result" in one]
     assert [result["window"]["imputed"] for result in results] == [1, 1, 1, 1]
     assert results[0]["window"] == {
         "start": "2023-11-14T22:13:20.000Z",
@@ -238,8 +239,12 @@ def test_a_hole_gives_no_forecast_and_is_counted(tmp_path: Path) -> None:
     series = readings([float(at) for at in range(20)])
     del series[7:12]
     rig = Rig(tmp_path / "spool", tiny.forecaster(tmp_path / "m"), CsvSource(path="x"), series)
-    results = rig.run()
+    told = rig.run()
+    results = [one for one in told if "result" in one]
     assert all(result["window"]["coverage"] == 1.0 for result in results)
+    # Those whose time came in the hole are told all the same, as far as they were measured.
+    measured = [one["score"]["channels"]["level"]["n"] for one in told if "score" in one]
+    assert measured == [1, 0, 2]
     assert rig.counters["window_incomplete"] > 0
     assert rig.counters["results"] == len(results)
 
@@ -313,7 +318,15 @@ class Talkative:
     """A task that has more to tell than results: a score with the second item, without a result, and an end."""
 
     EVENT = EventBody(event="1", phase="new", label="7", score=0.9, since="s", until="u", count=1)
-    SCORE = ScoreBody(made_ts="m", n=1, steps=2, mae=0.5, naive_mae=1.0, skill=0.5, coverage=1.0)
+    SCORE = ScoreBody(
+        made_ts="m",
+        until_ts="u",
+        method="model",
+        steps=2,
+        skill=None,
+        channels={},
+        running=RunningScore(forecasts=0, unscored=1, skill=None, channels={}, leads=[]),
+    )
 
     def __init__(self) -> None:
         self._asked = 0
@@ -420,3 +433,19 @@ def test_a_mask_that_is_no_image_is_told_before_anything_runs(tmp_path: Path) ->
     config = PipelineConfig(name="dock", source=ImagesSource(path="x"), model=str(package), view=view)
     with pytest.raises(Rejected, match=r"The mask .*mask\.png is not"):
         check_models(Config(device="gate", pipelines=(config,)))
+
+
+def test_settings_of_forecasts_are_for_forecasting_models_whose_season_fits(tmp_path: Path) -> None:
+    tide, hum = (
+        open_package(tiny.forecaster(tmp_path / "t")).manifest,
+        open_package(tiny.detector(tmp_path / "h")).manifest,
+    )
+    series = PipelineConfig(name="dock", source=CsvSource(path="x"), model="m", forecast=ForecastConfig(season_s=3.0))
+    assert check_pairing(series, tide, "$.pipelines[0].source") == ("level",)
+    with pytest.raises(ConfigError, match="for forecasting models, which 'hum' is not") as wrong:
+        check_pairing(series, hum, "$.pipelines[0].source")
+    assert wrong.value.path == "$.pipelines[0].forecast"
+    long = msgspec.structs.replace(series, forecast=ForecastConfig(season_s=7.0))
+    with pytest.raises(ConfigError, match="a season of 7 rows does not fit into a window of 6") as wrong:
+        check_pairing(long, tide, "$.pipelines[0].source")
+    assert wrong.value.path == "$.pipelines[0].forecast.season_s"
