@@ -109,11 +109,15 @@ class Channels:
 
     def _gaps(self, at: Numbers, there: Mask) -> Mask:
         """Where the last value came longer ago than it may."""
+        back = np.flatnonzero(np.diff(at[:, 0]) < 0) + 1
+        if back.size:
+            pieces = zip(np.split(at, back), np.split(there, back), strict=True)
+            return np.concatenate([self._gaps(ts, values) for ts, values in pieces])
+        # Where the clock was set back, no value is newer than the time that it tells now; NaN where there was none.
+        self._seen = np.fmin(self._seen, at[0])
         newest = _newest(there)
-        self._seen = np.where(np.isnan(self._seen), at[0], self._seen)
         gaps: Mask = at - _taken(at, _before(newest), self._seen) > self._gap
-        # A clock that was set back starts a new series.
-        self._seen = np.minimum(_taken(at, newest[-1:], self._seen)[0], at[-1])
+        self._seen = _taken(at, newest[-1:], self._seen)[0]
         return gaps
 
     def _changes(self, at: Numbers, mine: Numbers, within: Mask) -> tuple[Mask, Mask]:

@@ -101,6 +101,8 @@ class TestKinds:
     def test_a_clock_set_back_is_no_gap_and_the_next_one_is_told(self, batch: int | None) -> None:
         _, faults, _ = checked([1.0] * 4, ts=[1e9, 0, 1, 10], gap_s=5.0, batch=batch)
         assert where(faults, "gap:a") == [3]
+        _, faults, _ = checked([1.0, NAN, NAN, NAN], ts=[1e9, 0, 1, 10], gap_s=5.0, batch=batch)
+        assert where(faults, "gap:a") == [3]
 
     def test_withheld_values_are_missing(self, batch: int | None) -> None:
         values = [1.0, 2, 99, 2, 2, 2, 9]
@@ -150,7 +152,7 @@ def plainly(ts: list[float], values: list[float], config: ChannelConfig) -> list
     told = []
     for t, v in zip(ts, values, strict=True):
         names = []
-        seen = t if math.isnan(seen) else seen
+        seen = t if math.isnan(seen) else min(seen, t)
         if t - seen > (config.gap_s or math.inf):
             names.append("gap:a")
         if math.isfinite(v):
@@ -170,8 +172,16 @@ def plainly(ts: list[float], values: list[float], config: ChannelConfig) -> list
     return told
 
 
+STEPS = st.integers(0, 4) | st.sampled_from([-1, -2, -50])
+VALUES = st.sampled_from([0.0, 1, 2, 3, 50, NAN])
+
+
 @given(
-    st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.0, 1, 2, 3, 50, NAN])), min_size=1, max_size=60),
+    st.lists(
+        st.tuples(st.integers(0, 4) | st.sampled_from([-1, -2, -50]), st.sampled_from([0.0, 1, 2, 3, 50, NAN])),
+        min_size=1,
+        max_size=60,
+    ),
     st.integers(1, 60),
     st.builds(
         ChannelConfig,
