@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,9 +107,10 @@ def _table(folder: Path, file: Path, names: Sequence[str]) -> tuple[list[Path], 
 def _arrays(file: Path, names: Sequence[str]) -> tuple[NDArray[np.uint8], list[int]]:
     """Return the images and labels of an .npz."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # NumPy does not close what it has opened itself and finds to be no archive.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             images, labels = np.asarray(arrays["images"]), np.asarray(arrays["labels"])
-    except (OSError, ValueError, KeyError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise Rejected(f"{file} is no .npz with `images` and `labels`: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
         raise Rejected(

@@ -30,7 +30,7 @@ def check_head(manifest: Manifest, task: Detection, file: Path) -> None:
     """
     outputs = {spec.name: spec for spec in manifest.outputs}
 
-    def output(key: str, *wanted: int | None) -> TensorSpec:
+    def output(key: str, *wanted: int | None, whole: bool = False) -> TensorSpec:
         name = getattr(task.head, key)
         spec = outputs.get(name)
         if spec is None:
@@ -40,14 +40,19 @@ def check_head(manifest: Manifest, task: Detection, file: Path) -> None:
             raise Rejected(
                 f"{file}: `task.head.{key}` takes an output of [{form}], and {name!r} is {list(spec.shape)}."
             )
+        if not whole and not spec.dtype.startswith("float"):
+            raise Rejected(
+                f"{file}: `task.head.{key}` takes floating point numbers, and {name!r} gives {spec.dtype}. Let the "
+                "model itself turn what is quantised back."
+            )
         return spec
 
     if isinstance(task.head, SsdHead):
         count = output("boxes", 1, None, 4).shape[1]
-        output("classes", 1, count)
+        output("classes", 1, count, whole=True)
         output("scores", 1, count)
         if task.head.count is not None:
-            output("count", 1)
+            output("count", 1, whole=True)
     elif isinstance(task.head, SsdRawHead):
         count = output("boxes", 1, None, 4).shape[1]
         classes = output("scores", 1, count, None).shape[2]

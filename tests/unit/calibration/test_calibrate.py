@@ -180,6 +180,17 @@ def test_arrays_that_cannot_be_used_are_named(
     assert why in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (0, -40), (4, None), (100, None)])
+def test_arrays_that_are_damaged_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], start: int, end: int | None
+) -> None:
+    folder = tiny.classifier(tmp_path / "tiny")
+    np.savez_compressed(tmp_path / "set.npz", images=images(30), labels=np.zeros(30, int))
+    (tmp_path / "set.npz").write_bytes((tmp_path / "set.npz").read_bytes()[start:end])
+    assert main(["models", "calibrate", str(folder), "--images", str(tmp_path / "set.npz")]) == 1
+    assert "is no .npz with `images` and `labels`" in capsys.readouterr().err
+
+
 def test_the_sample_model_s_sets_hold_digits_that_it_was_not_calibrated_with() -> None:
     package = open_package(REPOSITORY / "models" / "digits")
     with np.load(package.path / "heldout.npz") as held:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from lisiere.backends import open_model
 from lisiere.clock import ManualClock
 from lisiere.errors import Rejected
-from lisiere.models import open_package
+from lisiere.models import TensorSpec, open_package, write_manifest
 from lisiere.models.manifest import Detection, SsdHead, SsdRawHead, YoloHead
+from lisiere.models.package import read_draft
 from lisiere.settings.decision import DecisionConfig, EventsConfig
 from lisiere.tasks import open_task
 from lisiere.tasks.heads import HeadReader, read_priors
@@ -287,9 +289,18 @@ def test_priors_that_are_none_are_rejected(tmp_path: Path, text: str) -> None:
         (RAW, {"boxes": np.zeros((1, 2, 4)), "scores": np.zeros((1, 3, 4))}, r"takes an output of \[1, 2, …\]"),
         (RAW, {"boxes": np.zeros((1, 2, 4)), "scores": np.zeros((1, 2, 3))}, "has 3 labels, .* has 2 classes"),
         (SSD, {"boxes": np.zeros((1, 2, 5))}, r"takes an output of \[1, …, 4\]"),
+        (SSD, {"boxes": np.zeros((1, 2, 4)), "classes": np.zeros((1, 2)), "scores": np.zeros((1, 3))}, "scores"),
     ],
 )
 def test_a_head_must_fit_the_outputs(tmp_path: Path, head: Any, outputs: Any, why: str) -> None:
     (tmp_path / "priors.csv").write_text("0.5,0.5,0.5,0.5\n" * 2)
     with pytest.raises(Rejected, match=why):
         open_package(detector(tmp_path, head, {name: floats(array) for name, array in outputs.items()}))
+
+
+def test_what_is_quantised_must_be_turned_back(tmp_path: Path) -> None:
+    folder = detector(tmp_path, V5, {"rows": np.zeros((1, 2, 8), np.float32)})
+    manifest = read_draft(folder / "model.yaml")
+    outputs = (TensorSpec(name="rows", shape=(1, 2, 8), dtype="int8"),)
+    with pytest.raises(Rejected, match="takes floating point numbers, and 'rows' gives int8"):
+        write_manifest(msgspec.structs.replace(manifest, outputs=outputs), folder / "model.yaml")
