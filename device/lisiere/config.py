@@ -183,11 +183,11 @@ def parse_config(document: Any, base: Path) -> Config:
         else:
             check_channels(pipeline.channels, f"$.pipelines[{index}].channels")
             check_sensor(pipeline.source, f"$.pipelines[{index}].source")
-            for name in ("view", "checks", "trigger"):
+            for name in ("view", "checks", "trigger", "decision"):
                 if getattr(pipeline, name) is not None:
                     raise ConfigError(f"`{name}` is for a source of frames.", f"$.pipelines[{index}].{name}")
         if pipeline.decision is not None:
-            check_decision(pipeline.decision, f"$.pipelines[{index}].decision")
+            check_decision(pipeline.decision, pipeline.trigger, f"$.pipelines[{index}].decision")
         _check_engine(pipeline, f"$.pipelines[{index}]")
     if config.transport is not None:
         check_link(config.transport)

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from lisiere.documents import Part
 from lisiere.errors import ConfigError
+from lisiere.settings.checks import EveryTrigger, MotionTrigger, TriggerConfig
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -53,15 +54,29 @@ class DecisionConfig(Part, frozen=True, kw_only=True):
     events: EventsConfig | None = None
 
 
-def check_decision(decision: DecisionConfig, path: str) -> None:
+def check_decision(decision: DecisionConfig, trigger: TriggerConfig | None, path: str) -> None:
     """Check what a struct cannot say.
 
     Raises:
         ConfigError: with the path of what is wrong, below `path`.
     """
-    if decision.events is not None and decision.events.leave > decision.events.enter:
+    events = decision.events
+    if events is None:
+        return
+    if events.leave > events.enter:
         raise ConfigError(
-            f"`leave` is {decision.events.leave:g} and `enter` {decision.events.enter:g}: an event would end where it "
-            "begins. Give a `leave` that is not higher.",
+            f"`leave` is {events.leave:g} and `enter` {events.enter:g}: an event would end where it begins. Give a "
+            "`leave` that is not higher.",
             f"{path}.events.leave",
+        )
+    name, wait_s = "", 0.0
+    if isinstance(trigger, EveryTrigger):
+        name, wait_s = "every_s", trigger.every_s
+    elif isinstance(trigger, MotionTrigger):
+        name, wait_s = "longest_s", trigger.longest_s
+    if wait_s >= events.gap_s:
+        raise ConfigError(
+            f"The trigger may wait {wait_s:g} s for a frame, and an event ends after {events.gap_s:g} s without one. Give "
+            f"a longer `gap_s`, or a shorter `{name}`.",
+            f"{path}.events.gap_s",
         )

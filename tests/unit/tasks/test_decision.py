@@ -21,8 +21,8 @@ AT = "$.pipelines[0].decision"
 DIGITS = REPOSITORY / "models" / "digits"
 
 
-def config(model: Path, decision: object, source: object = None) -> Config:
-    pipeline = {"name": "p", "source": source or {"type": "images", "path": "."}, "model": str(model)}
+def config(model: Path, decision: object, source: object = None, **more: object) -> Config:
+    pipeline = {"name": "p", "source": source or {"type": "images", "path": "."}, "model": str(model), **more}
     return parse_config({"device": "d", "pipelines": [{**pipeline, "decision": decision}]}, Path.cwd())
 
 
@@ -39,10 +39,12 @@ def test_a_model_without_a_calibration_has_no_sets(tmp_path: Path) -> None:
 
 
 def test_a_series_has_nothing_to_decide(tmp_path: Path) -> None:
-    csv = {"type": "csv", "path": "x.csv"}
-    with pytest.raises(ConfigError, match="is for classification and detection") as caught:
-        check_models(config(tiny.forecaster(tmp_path / "tide"), {"threshold": 0.9}, csv))
+    tide = tiny.forecaster(tmp_path / "tide")
+    with pytest.raises(ConfigError, match="is for a source of frames") as caught:
+        config(tide, {"threshold": 0.9}, {"type": "csv", "path": "x.csv"})
     assert caught.value.path == AT
+    with pytest.raises(ConfigError, match="is for classification and detection"):
+        check_decision(open_package(tide), DecisionConfig(), AT)
 
 
 def test_a_detector_has_no_sets(tmp_path: Path) -> None:
@@ -65,6 +67,15 @@ def test_an_event_must_not_end_where_it_begins() -> None:
         config(DIGITS, {"events": {"enter": 0.4, "leave": 0.5}})
     assert caught.value.path == f"{AT}.events.leave"
     config(DIGITS, {"events": {"enter": 0.5, "leave": 0.5}})
+
+
+@pytest.mark.parametrize("trigger", [{"type": "motion", "longest_s": 30}, {"type": "interval", "every_s": 30}])
+def test_an_event_outlasts_the_waiting_of_its_trigger(trigger: object) -> None:
+    with pytest.raises(ConfigError, match="may wait 30 s for a frame, and an event ends after 10 s") as caught:
+        config(DIGITS, {"events": {}}, trigger=trigger)
+    assert caught.value.path == f"{AT}.events.gap_s"
+    config(DIGITS, {"events": {"gap_s": 31}}, trigger=trigger)
+    config(DIGITS, {"threshold": 0.5}, trigger=trigger)
 
 
 @pytest.mark.parametrize("decision", [{"coverage": 0}, {"coverage": 1}, {"threshold": 1.1}, {"top": 0}, {"other": 1}])
