@@ -23,7 +23,7 @@ import training  # noqa: E402 - found by the line above
 
 from lisiere.models import Manifest, Package, TensorSpec  # noqa: E402
 from lisiere.models.manifest import Data, Forecasting, WindowInput  # noqa: E402
-from lisiere.values import Reading  # noqa: E402
+from lisiere.values import Readings  # noqa: E402
 from lisiere.windows import WindowBuilder  # noqa: E402
 
 SEED = 20_260_131
@@ -105,13 +105,12 @@ def examples(record: Record) -> Examples:
     builder = WindowBuilder(INPUT, "co2")
     x, y, last = [], [], []
     padded = np.concatenate([record.co2, np.full(HORIZON, np.nan)]).astype(np.float32)
-    for ts, value in zip(record.ts, record.co2, strict=True):
-        for window in builder.add(Reading(float(ts), (float(value),), "co2")):
-            index = round((window.end - record.ts[0]) / WEEK_S)
-            if window.complete and np.isfinite(record.co2[index]):
-                x.append(window.values[:, 0])
-                y.append(padded[index + 1 : index + 1 + HORIZON])
-                last.append(index)
+    for window in builder.add_block(Readings(record.ts, record.co2[:, None], "co2")):
+        index = round((window.end - record.ts[0]) / WEEK_S)
+        if window.complete and np.isfinite(record.co2[index]):
+            x.append(window.values[:, 0])
+            y.append(padded[index + 1 : index + 1 + HORIZON])
+            last.append(index)
     return Examples(np.array(x), np.array(y), np.array(last))
 
 

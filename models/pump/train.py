@@ -21,6 +21,8 @@ import training  # noqa: E402 - found by the line above
 
 from lisiere.models import Manifest, Package, TensorSpec  # noqa: E402
 from lisiere.models.manifest import Anomaly, Data, WindowInput  # noqa: E402
+from lisiere.values import Readings  # noqa: E402
+from lisiere.windows import WindowBuilder  # noqa: E402
 from lisiere_sim.pump import FAULTS, RATE_HZ, Fault, Pump  # noqa: E402
 
 SEED = 20_260_131
@@ -57,14 +59,17 @@ MANIFEST = Manifest(
 
 
 def windows(pumps: range, each: int, fault: Fault | None = None, severity: float = 0.0) -> training.Array:
-    """Record `each` windows of every pump: float32, [pumps * each, 256], in m/s2."""
-    found = []
+    """Record `each` windows of every pump, cut as on the device: float32, [pumps * each, 256], in m/s2."""
+    found: list[training.Array] = []
     for seed in pumps:
         pump = Pump(seed)
         if fault is not None:
             pump.set_fault(fault, severity)
-        found.append(pump.samples(each * LENGTH).reshape(each, LENGTH))
-    return np.concatenate(found)
+        samples = pump.samples(each * LENGTH)
+        stamps = np.arange(len(samples)) * INPUT.step_s
+        cut = WindowBuilder(INPUT, "pump").add_block(Readings(stamps, samples[:, None].astype(np.float64), "pump"))
+        found += [window.values[:, 0] for window in cut]
+    return np.stack(found)
 
 
 def transforms() -> dict[str, training.Array]:

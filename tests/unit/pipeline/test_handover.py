@@ -54,3 +54,12 @@ def test_closing_lets_a_waiting_source_go() -> None:
     assert outcome == [False]
     assert queue.take() == [1]
     assert queue.take() == []
+
+
+def test_taking_gives_up_after_a_while_when_nothing_comes() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(2, "all")
+    assert queue.take(0.01) is None
+    queue.put(1)
+    assert queue.take(0.01) == [1]
+    queue.close()
+    assert queue.take(0.01) == []
