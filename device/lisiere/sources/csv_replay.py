@@ -15,6 +15,8 @@ from lisiere.sources.base import FaultReport
 from lisiere.sources.pace import Pacer
 from lisiere.values import Reading
 
+LINE_MAX = 1 << 20  # characters
+
 
 class CsvReplay:
     """Yields a CSV file's rows as readings. Event time is the file's; `speed` sets how fast it passes.
@@ -37,7 +39,9 @@ class CsvReplay:
         file = Path(self._config.path)
         try:
             with file.open(newline="", encoding="utf-8-sig") as stream:
-                yield from self._rows(csv.reader(stream), stop)
+                # A line without end comes in pieces: rows that are ragged, or a field that is too long.
+                lines = iter(lambda: stream.readline(LINE_MAX), "")
+                yield from self._rows(csv.reader(lines), stop)
         except OSError as error:
             raise Retryable(f"{file} cannot be read: {error.strerror}.") from error
         except (UnicodeDecodeError, csv.Error) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,16 @@ def test_any_bytes_at_all_give_readings_faults_or_an_error_of_ours(tmp_path: Pat
     except LisiereError:
         return
     assert all(math.isfinite(one.ts) for one in readings)
+
+
+def test_a_line_without_end_takes_bounded_memory(tmp_path: Path) -> None:
+    file = tmp_path / "tide.csv"
+    with file.open("wb") as stream:
+        stream.write(b"time,level\n10,1\n20,")
+        stream.truncate(64 << 20)  # zeros, which take no room on the disk
+    items = CsvReplay(CsvSource(path=str(file)), "tide", ("level",), ManualClock(), Faults()).items(threading.Event())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert next(items).ts == 10
+    with pytest.raises(Permanent, match="field larger than field limit"):
+        next(items)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10  # KiB
