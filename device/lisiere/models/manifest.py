@@ -210,11 +210,14 @@ class Forecasting(_Part, tag="forecasting", frozen=True, kw_only=True):
 class Anomaly(_Part, tag="anomaly", frozen=True, kw_only=True):
     """Output: a score ([1] or [1, 1]), or a `reconstruction` of the input whose mean squared error is the score.
 
+    Or a `residual`: the output is a forecast of the rows that follow, [rows, channels] in the channels' units, and
+    the score its mean squared error once they have come; until then there is no score.
+
     A window is anomalous when its score exceeds `threshold`.
     """
 
     threshold: float
-    output: Literal["score", "reconstruction"] = "score"
+    output: Literal["score", "reconstruction", "residual"] = "score"
 
 
 class FileEntry(_Part, frozen=True, kw_only=True):

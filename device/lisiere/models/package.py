@@ -236,7 +236,9 @@ def _check_output(manifest: Manifest, file: Path) -> None:
         if not math.isfinite(task.threshold):
             raise Rejected(f"{file}: `task.threshold` must be a number.")
         expected = 1 if task.output == "score" else manifest.inputs[0].size
-        if output.size != expected:
+        if task.output == "residual":
+            _check_residual(manifest, file)
+        elif output.size != expected:
             raise Rejected(
                 f"{file}: an anomaly output of kind `{task.output}` has {expected} numbers, but {list(output.shape)} "
                 f"has {output.size}."
@@ -265,6 +267,17 @@ def _check_forecast(manifest: Manifest, task: Forecasting, file: Path) -> None:
         if isinstance(manifest.input, WindowInput) and name not in manifest.input.channels:
             key = "channels" if task.channels else "channel"
             raise Rejected(f"{file}: `task.{key}` {name!r} is none of the window's channels.")
+
+
+def _check_residual(manifest: Manifest, file: Path) -> None:
+    """A forecast has whole rows, and no more of them than the window that they will be found in."""
+    how, output = manifest.input, manifest.outputs[0]
+    assert isinstance(how, WindowInput)  # noqa: S101 - _check_task looked
+    if output.size % len(how.channels) or output.size > how.length * len(how.channels):
+        raise Rejected(
+            f"{file}: an anomaly output of kind `residual` is 1 to {how.length} rows of {len(how.channels)} channels, "
+            f"but {list(output.shape)} has {output.size} numbers."
+        )
 
 
 def _check_files(manifest: Manifest, file: Path) -> None:

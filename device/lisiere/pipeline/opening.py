@@ -18,13 +18,14 @@ from lisiere.health import PipelineHealth
 from lisiere.models import Manifest, Package, open_package
 from lisiere.models.manifest import Anomaly, Classification, Detection, Forecasting, ImageInput, WindowInput
 from lisiere.pipeline.pipeline import Engine, Pipeline, Sink
-from lisiere.settings.anomaly import AlarmConfig, DetectorConfig
+from lisiere.settings.anomaly import AlarmConfig, DetectorConfig, check_alarm
 from lisiere.settings.decision import DecisionConfig
 from lisiere.settings.forecast import ForecastConfig
 from lisiere.settings.window import WindowConfig
 from lisiere.sources import gives_frames, open_source
 from lisiere.sync.envelope import ModelInfo, TaskKind
 from lisiere.tasks import check_decision, open_task
+from lisiere.tasks.alarmed import AlarmedTask
 from lisiere.tasks.scoring import season_rows
 from lisiere.tasks.streaming import StreamingTask, grid
 from lisiere.timeline import Timeline
@@ -99,6 +100,16 @@ def _check_forecast(how: ForecastConfig, manifest: Manifest, path: str) -> None:
         raise ConfigError(f"The model {manifest.name!r} cannot be compared: {error}.", f"{path}.season_s") from error
 
 
+def _check_alarm(config: PipelineConfig, manifest: Manifest, path: str) -> float:
+    """An alarm is of an anomaly model; return the seconds between its results."""
+    how = manifest.input
+    if config.alarm is None or not isinstance(manifest.task, Anomaly) or not isinstance(how, WindowInput):
+        raise ConfigError(f"`alarm` is for anomaly models, which {manifest.name!r} is not.", path)
+    stride = config.window.stride if config.window is not None and config.window.stride else how.stride
+    check_alarm(config.alarm, stride * how.step_s, path)
+    return stride * how.step_s
+
+
 def check_models(config: Config) -> None:
     """Check every pipeline's model and mask, and that its source fits it, without loading anything.
 
@@ -113,6 +124,8 @@ def check_models(config: Config) -> None:
         check_pairing(pipeline, package.manifest, f"{path}.source")
         if pipeline.decision is not None:
             check_decision(package, pipeline.decision, f"{path}.decision")
+        if pipeline.alarm is not None:
+            _check_alarm(pipeline, package.manifest, f"{path}.alarm")
         if pipeline.view is not None and isinstance(pipeline.view.mask, str):
             read_mask(Path(pipeline.view.mask))
 
@@ -203,4 +216,7 @@ def open_pipeline(
     log.info("The pipeline %s runs %s by %s (%s).", config.name, package.manifest.name, opened.backend, opened.why)
     source = open_source(config.source, channels, clock, health.fault)
     engine = model_engine(_as_configured(package, config, path), opened, clock, config.decision, config.forecast)
+    if config.alarm is not None:
+        step_s = _check_alarm(config, package.manifest, f"{path}.alarm")
+        engine = replace(engine, task=AlarmedTask(engine.task, config.alarm, step_s))
     return Pipeline(config, source, engine, spool, timeline, health)

@@ -12,6 +12,7 @@ from lisiere.errors import Rejected
 from lisiere.models import Package
 from lisiere.models.manifest import Anomaly, Forecasting, WindowInput
 from lisiere.tasks.encoding import calendar, levels
+from lisiere.tasks.residual import Residual
 from lisiere.values import AnomalyBody, Body, EventBody, Result, ScoreBody, Window
 
 
@@ -75,6 +76,8 @@ class AnomalyTask(SeriesTask):
         task = package.manifest.task
         assert isinstance(task, Anomaly)  # noqa: S101 - open_task looked
         self._task = task
+        how = package.manifest.input
+        self._residual = Residual(len(how.channels)) if isinstance(how, WindowInput) else None
 
     def __call__(self, item: Window) -> Result:
         """Score one window; see `Task`."""
@@ -82,13 +85,22 @@ class AnomalyTask(SeriesTask):
             return self._infer(item)
         return Result(AnomalyBody(state="no_data", score=None, threshold=self._task.threshold), 0.0, 0.0, 0.0)
 
-    def _answer(self, window: Window, tensor: Tensor, output: Tensor) -> AnomalyBody:  # noqa: ARG002
-        if self._task.output == "reconstruction":
-            # In float64: the square of a large float32 is infinite.
-            score = float(np.mean(np.square(output.astype(np.float64) - tensor.reshape(-1))))
-        else:
-            score = float(output[0])
+    def _answer(self, window: Window, tensor: Tensor, output: Tensor) -> AnomalyBody:
+        score = self._score(window, tensor, output)
         threshold = self._task.threshold
+        if score is None:
+            return AnomalyBody(state="no_data", score=None, threshold=threshold)
         return AnomalyBody(
             state="anomalous" if score > threshold else "normal", score=round(score, 6), threshold=threshold
         )
+
+    def _score(self, window: Window, tensor: Tensor, output: Tensor) -> float | None:
+        """What the model's output amounts to; None where no forecast has come due."""
+        if self._task.output == "score":
+            return float(output[0])
+        # In float64: the square of a large float32 is infinite.
+        numbers = output.astype(np.float64)
+        if self._task.output == "residual":
+            assert self._residual is not None  # noqa: S101 - an anomaly model takes windows
+            return self._residual(window, numbers)
+        return float(np.mean(np.square(numbers - tensor.reshape(-1))))

@@ -354,6 +354,7 @@ def series_input(**changes: Any) -> WindowInput:
         (forecaster(task=Forecasting(horizon=2, quantiles=(0.1, 0.5, 0.9), channel="rain")), "rain"),
         (detector(outputs=(SCORES,)), "anomaly output"),
         (detector(task=Anomaly(threshold=1.0, output="reconstruction")), "anomaly output"),
+        (detector(task=Anomaly(threshold=1.0, output="residual")), "rows of"),
         (detector(task=Anomaly(threshold=NAN)), "threshold"),
         (detector(task=Anomaly(threshold=-INF)), "threshold"),
     ],

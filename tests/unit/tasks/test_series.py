@@ -198,3 +198,11 @@ def test_a_real_model_detects(tmp_path: Path) -> None:
         assert body.state == state
         assert body.score == pytest.approx(value**2)
     opened.model.close()
+
+
+def test_a_forecast_is_scored_when_its_rows_have_come() -> None:
+    task, _ = make(Anomaly(threshold=3.0, output="residual"), [1, 1, 1, 1], 4)
+    assert anomaly(task, window()) == AnomalyBody(state="no_data", score=None, threshold=3.0)
+    values = np.array([[0, 0], [0, 0], [1, 1], [1, 5]], np.float32)
+    moved = Window(values=values, start=T0 + 120, end=T0 + 300, step_s=60.0, coverage=1.0, imputed=0, source="sensor")
+    assert anomaly(task, moved) == AnomalyBody(state="anomalous", score=4.0, threshold=3.0)
