@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import yaml
 
-from bench import compiled, delivery, nucleus, sensors
+from bench import compiled, delivery, detector, nucleus, sensors
 from bench.outcome import Outcome
 from lisiere import health
 from lisiere.backends import open_model
@@ -38,7 +38,7 @@ from lisiere.values import Frame, Reading
 from lisiere_compile.bench.rounds import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = ("runtime", "delivery", "sensors", "nucleus", "compiler")
+PARTS = ("runtime", "delivery", "sensors", "detector", "nucleus", "compiler")
 
 
 class InMemory:
@@ -77,6 +77,8 @@ def main() -> int:
             outcomes += delivery.run(args.rounds, work)
         if "sensors" in args.only:
             outcomes += sensors.run(args.rounds)
+        if "detector" in args.only:
+            outcomes += detector.run(args.rounds)
         if "nucleus" in args.only:
             outcomes += nucleus.run(args.rounds, work, REPOSITORY / "build" / "models")
     for outcome in outcomes:
