@@ -76,7 +76,7 @@ def check_decision(decision: DecisionConfig, trigger: TriggerConfig | None, path
         name, wait_s = "longest_s", trigger.longest_s
     if wait_s >= events.gap_s:
         raise ConfigError(
-            f"The trigger may wait {wait_s:g} s for a frame, and an event ends after {events.gap_s:g} s without one. Give "
-            f"a longer `gap_s`, or a shorter `{name}`.",
+            f"The trigger may wait {wait_s:g} s for a frame, and an event ends after {events.gap_s:g} s without one. "
+            f"Give a longer `gap_s`, or a shorter `{name}`.",
             f"{path}.events.gap_s",
         )
