@@ -112,16 +112,20 @@ def events(
     for start in starts:
         stop = start + int(np.argmin(np.append(alarm[start:], False)))
         false += not inside[start:stop].any()
-    missed = len(windows) - len(found)
+    told = event_figures(len(starts), false, len(found), len(windows) - len(found))
+    return told | {"delay_s": round(max(0.0, float(np.mean(found))), 3) if found else None}
+
+
+def event_figures(alarms: int, false: int, found: int, missed: int) -> Figures:
+    """Precision, recall and F1 of events."""
     return {
-        "alarms": len(starts),
+        "alarms": alarms,
         "false_alarms": false,
-        "found": len(found),
+        "found": found,
         "missed": missed,
-        "precision": ratio(len(found), len(found) + false),
-        "recall": ratio(len(found), len(windows)),
-        "f1": ratio(2 * len(found), 2 * len(found) + false + missed),
-        "delay_s": round(max(0.0, float(np.mean(found))), 3) if found else None,
+        "precision": ratio(found, found + false),
+        "recall": ratio(found, found + missed),
+        "f1": ratio(2 * found, 2 * found + false + missed),
     }
 
 

@@ -18,7 +18,10 @@ says which figures there are, and which form the labels have:
   anomaly         [["2026-01-31T07:00:00Z", "2026-01-31T09:00:00Z"], …]   first and last time of each anomaly
   classification  a CSV file: `label`, a row a result; or `ts,label`, true from that time on
 
-Without RESULTS.jsonl, the sample models are scored on their held-out data.
+With --nab, the built-in detector runs over every series of a folder in NAB's form, with its one setting: CSV files
+`timestamp,value` at any depth, and windows in JSON, {"folder/series.csv": [["2014-04-10 07:15:00", …], …], …}.
+
+Without either, the sample models are scored on their held-out data.
 
 Figures go to stdout, progress and names of pictures to stderr."""
 
@@ -31,6 +34,7 @@ exit codes:
 examples:
   lisiere evaluate
   lisiere evaluate run.jsonl --labels windows.json --plots pictures
+  lisiere evaluate --nab NAB --json -
   lisiere evaluate run.jsonl --labels pump=pump.json --labels dock=dock.csv --json figures.json
 """
 
@@ -58,6 +62,7 @@ def register(subparsers: Any) -> None:
         metavar="[PIPELINE=]FILE",
         help="what is true; may be repeated, one a pipeline",
     )
+    parser.add_argument("--nab", type=Path, metavar="DIR", help="a folder in NAB's form, for the built-in detector")
     parser.add_argument("--models", type=Path, metavar="DIR", help="where the sample models are (models)")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON, too; - for stdout instead of text")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw what was scored into this folder (matplotlib)")
@@ -72,8 +77,11 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.labels and args.results is None:
         raise ConfigError("--labels go with RESULTS.jsonl.")
+    if args.nab is not None and args.results is not None:
+        raise ConfigError("--nab goes without RESULTS.jsonl.")
+    score = _runs if args.results is not None else _corpus if args.nab is not None else _samples
     try:
-        figures = _runs(args) if args.results is not None else _samples(args)
+        figures = score(args)
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise
@@ -100,6 +108,18 @@ def _labels(given: list[str]) -> dict[str, Path]:
             raise ConfigError(f"There are two --labels for {name or 'all pipelines'}.")
         found[name] = Path(file)
     return found
+
+
+def _corpus(args: argparse.Namespace) -> dict[str, Any]:
+    from lisiere_sim.evaluate import corpus
+    from lisiere_sim.evaluate.progress import Progress
+
+    with Progress("points") as progress:
+        watched = corpus.watch_all(args.nab, progress.update)
+    if args.plots is not None:
+        for one in watched:
+            say(f"drawn: {corpus.plot(one, args.plots)}")
+    return {"builtin": corpus.figures(watched), "by series": corpus.each(watched)}
 
 
 def _samples(args: argparse.Namespace) -> dict[str, Any]:

@@ -92,6 +92,8 @@ def test_what_is_no_run_is_refused(
         ["nothing.jsonl", "--labels", "labels.json"],
         ["--models", "nowhere"],
         ["nothing.jsonl", "--labels", "a=x", "--labels", "a=y"],
+        ["nothing.jsonl", "--nab", "."],
+        ["--nab", "nowhere"],
     ],
 )
 def test_usage_is_checked(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
