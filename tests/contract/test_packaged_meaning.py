@@ -61,9 +61,8 @@ def answer(folder: Path, backend: Any, decision: DecisionConfig | None = None) -
     return result.body
 
 
-@pytest.mark.parametrize(
-    "head", ["ssd_raw", pytest.param("ssd", marks=pytest.mark.soak), pytest.param("yolo", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("head", HEADS)
 def test_a_compiled_detector_finds_what_the_package_finds(tmp_path: Path, head: str) -> None:
     require(find_library(), "libdlr")
     how, outputs = HEADS[head]

@@ -20,10 +20,12 @@ import pytest
 import yaml
 
 from lisiere.backends.dlr import find_library
+from lisiere.models.manifest import YoloHead
 from lisiere.spool import SpoolReader
 from support import require
 from support.artifacts import compiled
 from support.brokers import running_mosquitto
+from support.detectors import detector
 
 TIMEOUT = 30
 
@@ -142,6 +144,33 @@ def test_it_runs_by_dlr_within_120_mb_and_stops_cleanly(config: Path, subscriber
     accepted, acknowledged, waiting = spool_counts(config)
     assert accepted == acknowledged == len(subscriber.ids())
     assert waiting == 0
+
+
+def test_objects_and_their_events_arrive_and_a_clean_stop_ends_them(
+    config: Path, subscriber: Subscriber, tmp_path: Path
+) -> None:
+    rows = np.asarray([[[16, 16, 8, 4, 0.9, 0, 1, 0]]], np.float32)
+    eyes = detector(tmp_path / "eyes", YoloHead(output="rows", layout="rows", objectness=True), {"rows": rows})
+    document = yaml.safe_load(config.read_text())
+    decision = {"threshold": 0.5, "events": {"span_s": 0.1, "min_s": 0.05}}
+    document["pipelines"][0] |= {"model": str(eyes), "decision": decision}
+    config.write_text(yaml.safe_dump(document))
+    with device(config) as process:
+        new = subscriber.wait("event/dock")
+        later = subscriber.wait("result/dock")
+        process.send_signal(signal.SIGTERM)
+        end = subscriber.wait("event/dock")
+        subscriber.wait("status", state="stopped")
+        assert process.wait(TIMEOUT) == 0
+    assert later["task"] == "detection"
+    # 640x480 in a letterbox of 32x32: a pixel of the input is 20 of the frame, from row 4 on.
+    found = [{"label": "dog", "score": 0.9, "box": [240.0, 200.0, 160.0, 80.0]}]
+    assert later["result"] == {"objects": found, "width": 640, "height": 480, "steady": ["dog"]}
+    assert (new["schema"], new["event"]["phase"], end["event"]["phase"]) == ("lisiere.event/1", "new", "end")
+    assert (new["event"]["event"], new["event"]["label"]) == (end["event"]["event"], "dog")
+    assert end["event"]["count"] > new["event"]["count"] > 1
+    accepted, acknowledged, waiting = spool_counts(config)
+    assert (accepted, waiting) == (acknowledged, 0)
 
 
 def test_a_killed_device_loses_nothing_it_accepted(config: Path, subscriber: Subscriber) -> None:

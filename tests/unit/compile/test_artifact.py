@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lisiere.errors import Rejected
-from lisiere_compile.artifact import archive_of, pack, placed
+from lisiere.models import open_package
+from lisiere.models.manifest import Detection, SsdRawHead
+from lisiere_compile.artifact import archive_of, declared, pack, placed, write_meaning
+from lisiere_compile.source import open_source
+from support.detectors import detector
 
 
 def place(final: Path, text: str) -> None:
@@ -65,3 +70,21 @@ def test_what_is_no_archive_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="is not a file"):
         place(final, "new")
     assert not final.exists()
+
+
+def test_priors_go_along_under_a_name_that_libdlr_leaves_alone(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "anchors.json").write_text("0.25,0.5,0.5,0.5\n")
+    head = SsdRawHead(boxes="boxes", scores="scores", priors="anchors.json")
+    outputs = {"boxes": np.zeros((1, 1, 4), np.float32), "scores": np.zeros((1, 1, 4), np.float32)}
+    package = open_package(detector(tmp_path / "package", head, outputs))
+    source = open_source(package.path, tmp_path / "work")
+    (tmp_path / "artifact").mkdir()
+    declares = declared(source, package.manifest.inputs, package.manifest.outputs)
+    write_meaning(tmp_path / "artifact", source, declares, package.path / "model.onnx")
+    found = open_package(tmp_path / "artifact")
+    assert isinstance(found.manifest.task, Detection)
+    assert isinstance(found.manifest.task.head, SsdRawHead)
+    assert found.manifest.task.head.priors == "priors.csv"
+    assert found.file("priors.csv").read_text() == "0.25,0.5,0.5,0.5\n"
+    assert {file.name for file in found.path.iterdir()} == {"manifest.yaml", "labels.txt", "model.onnx", "priors.csv"}
