@@ -41,7 +41,7 @@ a scenario:
   devices:
     - name: gate
       pipelines:
-        - {name: dock, model: digits, input: {kind: camera, fps: 10}}
+        - {name: dock, model: digits, input: {kind: camera, fps: 10, freezes: [{at_s: 6, length_s: 4}]}}
     - name: cellar
       runtime: greengrass                       without it: process; flavour: classic | lite
       pipelines:

@@ -184,6 +184,11 @@ class DeviceRun:
             counts=counts,
             waiting=waiting,
             seen={pipeline.name: self._subscriber.seen(pipeline.name) for pipeline in self._spec.pipelines},
+            freezes={
+                pipeline.name: min(freeze.at_s for freeze in pipeline.input.freezes)
+                for pipeline in self._spec.pipelines
+                if isinstance(pipeline.input, scenario.CameraInput) and pipeline.input.freezes
+            },
             peaks=self._peaks,
             holes=self._subscriber.holes(epoch, self._spool.highest),
             restarts=self._restarts,

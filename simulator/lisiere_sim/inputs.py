@@ -6,6 +6,7 @@ import contextlib
 import csv
 import itertools
 import json
+import math
 import socket
 import statistics
 import threading
@@ -26,7 +27,7 @@ from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput
 _RETRY_S = 0.1
 _SEND_S = 2.0
 # The device starts to read before the scenario's clock does, and goes on until it is stopped.
-_CSV_SLACK_S = 5.0
+_SLACK_S = 5.0
 
 
 class Input(Protocol):
@@ -54,14 +55,17 @@ class FileInput:
         """Nothing to do; see `Input.stop`."""
 
 
-def camera(config: CameraInput, glyphs: Path, seed: int, folder: Path, where: str = "$") -> FileInput:
+def camera(
+    config: CameraInput, glyphs: Path, seed: int, folder: Path, duration_s: float, where: str = "$"
+) -> FileInput:
     """Render held-out digits into a video file and return it as an input.
 
     Args:
-        config: rate and size.
+        config: rate and size, and when it freezes.
         glyphs: an .npz with `glyphs`, uint8 [n, 8, 8].
         seed: which digits, and how they look.
         folder: where the video goes.
+        duration_s: how long it has to last if it freezes.
         where: the input's place in the scenario, for messages.
 
     Raises:
@@ -86,9 +90,14 @@ def camera(config: CameraInput, glyphs: Path, seed: int, folder: Path, where: st
     if not writer.isOpened():
         raise Permanent(f"OpenCV cannot write the video {file}.")
     try:
-        chosen = rng.integers(0, len(shapes), -(-config.frames // config.hold))
-        for index in np.repeat(chosen, config.hold)[: config.frames]:
-            writer.write(render(shapes[index], rng, (config.height, config.width)))
+        frames = math.ceil((duration_s + _SLACK_S) * config.fps) if config.freezes else config.frames
+        chosen = rng.integers(0, len(shapes), -(-frames // config.hold))
+        picture = None
+        for number, index in enumerate(np.repeat(chosen, config.hold)[:frames]):
+            frozen = any(0 <= number / config.fps - freeze.at_s < freeze.length_s for freeze in config.freezes)
+            if picture is None or not frozen:
+                picture = render(shapes[index], rng, (config.height, config.width))
+            writer.write(picture)
     finally:
         writer.release()
     return FileInput({"type": "video", "path": str(file), "loop": True, "fps": config.fps})
@@ -117,11 +126,11 @@ def replay(config: CsvInput, file: Path, duration_s: float, where: str = "$") ->
         raise ConfigError(f"The stamps of {file} do not rise.", f"{where}.path")
     speed = config.rows_per_s * step
     lasts = (stamps[-1] - stamps[0]) / speed
-    if lasts < duration_s + _CSV_SLACK_S:
-        most = (stamps[-1] - stamps[0]) / step / (duration_s + _CSV_SLACK_S)
+    if lasts < duration_s + _SLACK_S:
+        most = (stamps[-1] - stamps[0]) / step / (duration_s + _SLACK_S)
         raise ConfigError(
             f"{file} lasts {lasts:.0f} s at {config.rows_per_s:g} rows/s, but the scenario needs "
-            f"{duration_s + _CSV_SLACK_S:.0f} s: at most {most:.1f} rows/s will do.",
+            f"{duration_s + _SLACK_S:.0f} s: at most {most:.1f} rows/s will do.",
             f"{where}.rows_per_s",
         )
     return FileInput({"type": "csv", "path": str(file), "time": config.time, "speed": speed})

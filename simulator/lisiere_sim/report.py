@@ -38,6 +38,8 @@ class PipelineReport(Struct, frozen=True, kw_only=True):
         disordered: first deliveries out of order within a topic.
         backend: what ran the model; several, joined by `+`, when it changed.
         input_faults: how many results name which fault of their input, such as `gap`.
+        frozen_after_s: how long after its camera froze for the first time the first result said so; null when the
+            camera does not freeze, or no result says so.
     """
 
     accepted: int
@@ -52,6 +54,7 @@ class PipelineReport(Struct, frozen=True, kw_only=True):
     replayed: int
     disordered: int
     input_faults: dict[str, int]
+    frozen_after_s: float | None
 
 
 class OutageReport(Struct, frozen=True, kw_only=True):
@@ -131,6 +134,7 @@ class Evidence:
         seen: what the subscriber saw.
         peaks: the largest backlog observed.
         holes: unexplained seqs.
+        freezes: when cameras froze for the first time, in seconds since their first frame, by pipeline.
     """
 
     counts: Mapping[str, Counts]
@@ -138,6 +142,7 @@ class Evidence:
     seen: Mapping[str, Seen]
     peaks: Mapping[str, int]
     holes: Sequence[int]
+    freezes: Mapping[str, float] = field(default_factory=dict)
     restarts: list[RestartReport] = field(default_factory=list)
     unreadable: int = 0
     runtime: str = ""
@@ -212,6 +217,11 @@ def sentences(report: Report) -> list[str]:
         for name, pipeline in report.pipelines.items()
         if pipeline.input_faults
     ]
+    said += [
+        f"{name} said that its camera was frozen {pipeline.frozen_after_s:.1f} s after it froze."
+        for name, pipeline in report.pipelines.items()
+        if pipeline.frozen_after_s is not None
+    ]
     if report.lost and waiting:
         said.append(f"Of those lost, {waiting} still wait in a spool: they were late rather than lost.")
     if report.lost and (holes := sum(device.holes for device in report.devices.values())):
@@ -266,7 +276,15 @@ def _pipeline(name: str, evidence: Evidence) -> PipelineReport:
         replayed=seen.replayed,
         disordered=seen.disordered,
         input_faults=dict(sorted(seen.faults.items())),
+        frozen_after_s=_frozen_after(seen, evidence.freezes.get(name)),
     )
+
+
+def _frozen_after(seen: Seen, at_s: float | None) -> float | None:
+    """How long it took to name a freeze: by the stamps of the results, and the first is that of the first frame."""
+    if at_s is None or "frozen" not in seen.named:
+        return None
+    return round(seen.named["frozen"] - seen.first - at_s, 2)
 
 
 def _quantiles(latencies: Sequence[float]) -> Quantiles:

@@ -182,7 +182,9 @@ class _Run:
                 glyphs = find_data(pipeline.input.glyphs, self._plan.base, f"{where}.glyphs")
                 pictures = folder / "inputs" / pipeline.name
                 pictures.mkdir(parents=True)
-                made[pipeline.name] = inputs.camera(pipeline.input, glyphs, seed, pictures, where)
+                made[pipeline.name] = inputs.camera(
+                    pipeline.input, glyphs, seed, pictures, self._scenario.duration_s, where
+                )
             elif isinstance(pipeline.input, PumpInput):
                 made[pipeline.name] = inputs.PumpFeed(pipeline.input, seed, sockets / f"{index}-{number}.sock")
             else:

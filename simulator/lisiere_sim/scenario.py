@@ -20,6 +20,8 @@ from lisiere.settings.window import WindowConfig
 from lisiere_sim.pump import Fault as PumpFaultKind
 
 Positive = Annotated[float, Meta(gt=0, le=86_400)]
+# What goes wrong with an input for a while, by its key.
+_SINGULAR = {"faults": "fault", "gaps": "gap", "freezes": "freeze"}
 NotNegative = Annotated[float, Meta(ge=0, le=86_400)]
 
 
@@ -27,8 +29,17 @@ class _Part(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What all parts share: unknown keys are errors. Type checkers want the rest said at each class."""
 
 
+class Freeze(_Part, frozen=True, kw_only=True):
+    """A time in which the camera sends its last picture again and again; seconds since it began to be read."""
+
+    at_s: Positive
+    length_s: Positive
+
+
 class CameraInput(_Part, tag="camera", tag_field="kind", frozen=True, kw_only=True):
     """A virtual camera that looks at handwritten digits: a video file of `frames` rendered frames, in a loop.
+
+    One that freezes has frames for the whole scenario instead, so that it does so only once.
 
     Attributes:
         glyphs: an .npz with `glyphs`, uint8 [n, 8, 8]; digits that no model was trained on.
@@ -41,6 +52,7 @@ class CameraInput(_Part, tag="camera", tag_field="kind", frozen=True, kw_only=Tr
     hold: Annotated[int, Meta(ge=1, le=10_000)] = 1
     width: Annotated[int, Meta(ge=32, le=1920)] = 160
     height: Annotated[int, Meta(ge=32, le=1080)] = 120
+    freezes: tuple[Freeze, ...] = ()
 
 
 class PumpFault(_Part, frozen=True, kw_only=True):
@@ -191,14 +203,13 @@ def _check_pipelines(device: Device, where: str, duration_s: float) -> None:
         if pipeline.name in seen:
             raise ConfigError(f"Two pipelines are called {pipeline.name!r}.", f"{where}.pipelines[{index}].name")
         seen.add(pipeline.name)
-        if isinstance(pipeline.input, PumpInput):
-            for kind in ("faults", "gaps"):
-                for number, part in enumerate(getattr(pipeline.input, kind)):
-                    if part.at_s + part.length_s > duration_s:
-                        raise ConfigError(
-                            f"The {kind[:-1]} ends after the scenario's {duration_s:g} s.",
-                            f"{where}.pipelines[{index}].input.{kind}[{number}]",
-                        )
+        for kind in _SINGULAR:
+            for number, part in enumerate(getattr(pipeline.input, kind, ())):
+                if part.at_s + part.length_s > duration_s:
+                    raise ConfigError(
+                        f"The {_SINGULAR[kind]} ends after the scenario's {duration_s:g} s.",
+                        f"{where}.pipelines[{index}].input.{kind}[{number}]",
+                    )
 
 
 def _check_faults(scenario: Scenario) -> None:

@@ -5,6 +5,7 @@ It speaks to the broker directly, so that the simulated network stands between d
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from lisiere.clock import parse_ts
 from lisiere.subscriber import Event, Link, Missed, Occurrence, Result, Score, Status
 from lisiere.subscriber import Subscriber as LibrarySubscriber
 from lisiere.subscriber.intervals import Intervals
@@ -35,7 +37,8 @@ class Seen:
         evicted: results that gap records say were evicted.
         backends: which backends gave results, with how many each.
         latencies: on-device milliseconds, one a distinct result.
-        faults: how many results name which fault of their input.
+        faults: how many results name which fault of their input, and `named` when the first of them was stamped.
+        first: when the first result was stamped; seconds since the epoch.
         newest: the highest seq.
         task: the task of the newest result, and `answer` its `result` object.
     """
@@ -48,6 +51,8 @@ class Seen:
     backends: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     latencies: list[float] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    named: dict[str, float] = field(default_factory=dict)
+    first: float = math.inf
     newest: int = 0
     task: str = ""
     answer: dict[str, Any] = field(default_factory=dict)
@@ -205,8 +210,11 @@ class Subscriber:
         if not isinstance(result, Result):
             return
         seen.backends[result.model.backend] += 1
+        stamp = parse_ts(result.ts)
+        seen.first = min(seen.first, stamp)  # what waited out an outage comes late
         for fault in result.input.faults:
             seen.faults[fault] += 1
+            seen.named[fault] = min(seen.named.get(fault, math.inf), stamp)
         latency = result.latency_ms
         seen.latencies.append(latency.preprocess + latency.infer + latency.postprocess)
         if result.seq > seen.newest:  # what was replayed is older than what arrived meanwhile

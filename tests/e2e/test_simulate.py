@@ -28,7 +28,11 @@ from support import REPOSITORY, require
 HAS_DLR = platform.machine() == "x86_64" and sys.platform == "linux"
 
 PIPELINES = [
-    {"name": "dock", "model": "digits", "input": {"kind": "camera", "frames": 40, "fps": 10}},
+    {
+        "name": "dock",
+        "model": "digits",
+        "input": {"kind": "camera", "frames": 40, "fps": 10, "freezes": [{"at_s": 7.5, "length_s": 3}]},
+    },
     {
         "name": "pump",
         "model": "pump",
@@ -117,6 +121,11 @@ def test_a_cut_loses_nothing_and_the_report_says_so(sample_models: Path, tmp_pat
     assert dock["backlog_peak"] > 10
     assert dock["replayed"] > 10
     assert "the network was away for 3." in outcome.sentence
+    assert dock["input_faults"].keys() == {"frozen"}
+    assert dock["input_faults"]["frozen"] >= 10
+    assert 1 < dock["frozen_after_s"] < 2
+    assert "sim/dock: results say of their input: frozen" in outcome.stderr
+    assert "sim/dock said that its camera was frozen 1." in outcome.stdout
     assert outcome.sim["pipelines"]["pump"]["input_faults"]["gap"] >= 1
     silence = outcome.stderr.index("sim/pump: the sensor falls silent")
     assert silence < outcome.stderr.index("sim/pump: the device finds it no_data")

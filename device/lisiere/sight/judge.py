@@ -23,6 +23,7 @@ _SAMPLE_S = (0.25, 1.0)  # between samples of the history: while it is short, an
 _DARKENED = 0.25  # of the usual level
 _DARKENED_BRIGHT = 64.0
 _BRIGHTENED = 20.0  # grey levels above what is usual
+_WHITE, _MUCH_BRIGHTENED = 220.0, 40.0  # a mean level that leaves hardly any structure, where it is so much above usual
 _OVER_AT_START = 0.6  # share of clipped pixels, as long as nothing is usual
 _BLURRED_AT_START = 0.012  # sharpness
 _LOW_OF_USUAL = 1.2  # where a camera's sharpness varies, it is compared with the lowest there usually is, and so much
@@ -33,6 +34,7 @@ _MATCH_COVERED = 0.4  # a picture that is much blurred has lost its edges, but i
 _SHIFT_MIN, _FIT_BETTER, _FIT = 2, 0.2, 0.35
 # It fits nowhere: share of the background's tiles that are gone, by itself, beyond what is usual, along each side.
 _LOST, _LOST_MORE, _RIM = 0.5, 0.15, 0.3
+_UNLIKE = 0.15  # a correlation that no object leaves that passes, however large
 _SLOW = 0.6  # how fast a picture that fits nowhere becomes one of a moved camera
 # Where nothing can be seen there is nothing that stands still, is blurred or has moved.
 _BLINDING: tuple[Fault, ...] = ("dark", "covered", "over_exposed")
@@ -135,7 +137,9 @@ class Sight:
             held = memory.held.setdefault(fault, _Held())
             if held.take(weight > 0, passed, config.confirm_s, weight):
                 faults.append(fault)
-        strange = any(bad.values())
+        position = memory.position
+        hidden = place is not None and position.trusted and _hidden(place, position.usually_lost)
+        strange = any(bad.values()) or hidden
         doubtful = strange or frozen or any(held.seconds for held in memory.held.values())
         known = memory.level.known
         patience = min(config.adapt_s, max(_PATIENCE_S, _PATIENCE * memory.age_s)) if known else config.adapt_s
@@ -159,6 +163,7 @@ class Sight:
         if clipped.known:
             over = look.clipped >= min(clipped.high + config.over_share, 1.0)
             over = over and look.level >= level.median + min(_BRIGHTENED, (250 - level.median) / 2)
+            over = over or look.level >= max(_WHITE, level.median + _MUCH_BRIGHTENED)
         else:
             over = look.clipped >= _OVER_AT_START and not memory.accepted
         if place is not None and memory.position.edged:
@@ -207,8 +212,13 @@ def _moved(place: Place, most: float, usually_lost: float) -> float:
     far = max(map(abs, place.shift)) >= _SHIFT_MIN
     if far and place.fit >= max(_FIT, place.match + _FIT_BETTER):
         return 1.0
-    lost = place.lost >= max(_LOST, usually_lost + _LOST_MORE) and place.rim >= _RIM
-    return _SLOW if lost and place.match < most else 0.0
+    everywhere = place.rim >= _RIM or place.match < _UNLIKE
+    return _SLOW if _hidden(place, usually_lost) and everywhere and place.match < most else 0.0
+
+
+def _hidden(place: Place, usually_lost: float) -> bool:
+    """Whether more of the background is gone than usual, and most of it: no frame to learn the background from."""
+    return place.lost >= max(_LOST, usually_lost + _LOST_MORE)
 
 
 def _measures(look: Look, place: Place | None, still: float, change: float) -> dict[str, float]:

@@ -21,7 +21,7 @@ _CHANGE_MOST = 4  # grey levels: so that a clock's digits, which change by much,
 _QUIET = 0.1  # of the usual change of the quieter half of the picture
 _QUIET_MOST = 0.1  # grey levels
 _NOT_SAME = 0.2  # grey levels: with more change in all of the picture, its tiles need not be looked at
-_AGAIN = 0.5  # what comes again despite noise is believed in half the time
+_AGAIN = 0.5  # the share of the time in which the picture has to come again; between, a codec may start anew
 _LONGEST_S = 30.0
 
 
@@ -35,7 +35,7 @@ class Stillness:
         self._longest = 0.0
         self._kept: deque[tuple[float, NDArray[np.uint8]]] = deque(maxlen=_KEPT)
         self._quiet = History()
-        self._again_s = 0.0
+        self._again_s = self._again_since = 0.0
 
     def look(self, grid: NDArray[np.uint8], now: float, passed_s: float) -> tuple[float, float]:
         """Take one frame; return for how many seconds it has stood still, and by how many grey levels it has changed.
@@ -59,29 +59,36 @@ class Stillness:
                 self._longest = max(self._longest, self._still_s)
             self._still_s = 0.0
             self._anchor, self._since = grid, now
-        again = self._comes_again(grid, now)
-        self._again_s = max(0.0, self._again_s + (passed_s if again else -passed_s))
+        comes_s, before = 0.0, self._seen_before(grid, now)
+        if before is None:
+            self._again_s = max(0.0, self._again_s - passed_s)
+        else:
+            if not self._again_s:
+                self._again_since = before
+            self._again_s += passed_s
+            comes_s = min(now - self._again_since, self._again_s / _AGAIN)
         if now - self._kept[-1][0] >= _PERIOD_S:
             if not self._again_s and change:
                 self._quiet.add(float(np.median(_tile_means(_difference(grid, self._kept[-1][1])))))
             self._kept.append((now, grid))
-        return max(self._still_s, self._again_s / _AGAIN if again else 0.0), change
+        return max(self._still_s, comes_s), change
 
     def allowed(self, configured_s: float) -> float:
         """Return for how long the picture may stand still: as configured, or twice as long as it has done before."""
         return max(configured_s, min(2 * self._longest, _LONGEST_S))
 
-    def _comes_again(self, grid: NDArray[np.uint8], now: float) -> bool:
+    def _seen_before(self, grid: NDArray[np.uint8], now: float) -> float | None:
+        """Return when nearly the same picture was seen before; None when it was not, or noise is not known."""
         if not self._quiet.known or self._quiet.low <= 0:
-            return False
+            return None
         most = min(_QUIET * self._quiet.low, _QUIET_MOST)
         for at, kept in self._kept:
             if now - at < _PERIOD_S:
                 break
             difference = _difference(grid, kept)
             if _mean(difference) <= _NOT_SAME and np.quantile(_tile_means(difference), 0.9) <= most:
-                return True
-        return False
+                return at
+        return None
 
 
 def _difference(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import pytest
 
 from lisiere.errors import ConfigError
 from lisiere_sim.inputs import PumpFeed, camera, replay
-from lisiere_sim.scenario import CameraInput, CsvInput, PumpInput
+from lisiere_sim.scenario import CameraInput, CsvInput, Freeze, PumpInput
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def lines(server: socket.socket, count: int) -> list[dict[str, object]]:
 
 
 def test_the_camera_is_a_video_of_as_many_frames_as_asked_for(glyphs: Path, tmp_path: Path) -> None:
-    feed = camera(CameraInput(fps=12, frames=7, width=96, height=64), glyphs, 3, tmp_path)
+    feed = camera(CameraInput(fps=12, frames=7, width=96, height=64), glyphs, 3, tmp_path, 10)
     assert feed.source["type"] == "video"
     assert feed.source["loop"] is True
     assert feed.source["fps"] == 12
@@ -68,9 +68,22 @@ def test_a_digit_stays_as_long_as_it_is_held(tmp_path: Path, monkeypatch: pytest
         return np.zeros((*size, 3), np.uint8)
 
     monkeypatch.setattr("lisiere_sim.digits.render", render)
-    camera(CameraInput(frames=8, hold=3), tmp_path / "glyphs.npz", 1, tmp_path)
+    camera(CameraInput(frames=8, hold=3), tmp_path / "glyphs.npz", 1, tmp_path, 10)
     assert [shown[:3], shown[3:6], shown[6:]] == [[shown[0]] * 3, [shown[3]] * 3, [shown[6]] * 2]
     assert len(set(shown)) > 1
+
+
+def test_a_camera_that_freezes_does_so_once_and_lasts_for_the_scenario(glyphs: Path, tmp_path: Path) -> None:
+    config = CameraInput(fps=5, frames=4, width=96, height=64, freezes=(Freeze(at_s=2, length_s=1.6),))
+    feed = camera(config, glyphs, 3, tmp_path, 7)
+    video = cv2.VideoCapture(feed.source["path"])
+    pictures = []
+    while (read := video.read())[0]:
+        pictures.append(read[1])
+    video.release()
+    assert len(pictures) == 5 * (7 + 5)
+    same = [number for number in range(1, len(pictures)) if np.array_equal(pictures[number - 1], pictures[number])]
+    assert same == list(range(10, 18))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
@@ -78,7 +91,7 @@ def test_glyphs_that_cannot_be_read_are_named(content: bytes, tmp_path: Path) ->
     file = tmp_path / "glyphs.npz"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="holds no glyphs"):
-        camera(CameraInput(), file, 0, tmp_path)
+        camera(CameraInput(), file, 0, tmp_path, 10)
 
 
 def test_a_record_is_replayed_at_the_rate_asked_for(tmp_path: Path) -> None:

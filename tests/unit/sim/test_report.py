@@ -187,3 +187,12 @@ def test_what_results_say_of_their_input_is_counted_and_said() -> None:
     assert report.pipelines["sim/pump"].input_faults == {"gap": 3, "stuck:vibration": 1}
     assert "sim/pump: 3 results of an input with gap, 1 result of an input with stuck:vibration." in sentences(report)
     assert "sim/dock:" not in text(report)
+
+
+def test_how_soon_a_frozen_camera_was_named_is_measured_by_the_stamps_of_its_results() -> None:
+    seen = {name: Seen(delivered=400, backends={"dlr": 400}) for name in ("dock", "pump")}
+    seen["dock"].first, seen["dock"].named["frozen"] = 1000.0, 1009.3
+    report = report_of(seen=seen, freezes={"dock": 8.0, "pump": 8.0})
+    assert report.pipelines["sim/dock"].frozen_after_s == 1.3
+    assert report.pipelines["sim/pump"].frozen_after_s is None
+    assert "sim/dock said that its camera was frozen 1.3 s after it froze." in sentences(report)

@@ -59,6 +59,9 @@ def test_a_gap_of_a_sensor_ends_within_the_scenario() -> None:
     given = with_input(kind="pump", gaps=[{"at_s": 1, "length_s": 2}, {"at_s": 5, "length_s": 1e4}])
     with pytest.raises(ConfigError, match=r"input\.gaps\[1\]: The gap ends after the scenario"):
         parse_scenario(given)
+    given = with_input(kind="camera", freezes=[{"at_s": 1, "length_s": 1e4}])
+    with pytest.raises(ConfigError, match=r"input\.freezes\[0\]: The freeze ends after the scenario"):
+        parse_scenario(given)
 
 
 def test_every_kind_of_fault_is_understood() -> None:
