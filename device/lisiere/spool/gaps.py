@@ -39,7 +39,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     """What was in the results of one pipeline that went.
 
     Attributes:
-        labels: how many had each label (classification) or state (anomaly), the most frequent ones by name.
+        labels: how many had each label (classification), showed it (detection) or had each state (anomaly), the most
+            frequent ones by name.
         other_labels: how many had a label that is not named.
         value: of the score (anomaly), or of the median of the first step (forecasting).
     """
@@ -244,11 +245,16 @@ class _Tally:
         )
 
 
+class _Object(Struct):
+    label: str
+
+
 class _Result(Struct):
     """What is read of a result's body; each part may be absent."""
 
     label: str | None = None
     state: str | None = None
+    objects: list[_Object] = []
     score: float | None = None
     quantiles: dict[str, list[float]] = field(default_factory=dict)
 
@@ -288,9 +294,11 @@ class _Contents:
             result = msgspec.convert(told.result, _Result)
         except (msgspec.MsgspecError, RecursionError):
             return
+        seen = {one.label for one in result.objects}
         if (label := result.label if told.task == "classification" else result.state) is not None:
-            label = label[:_LABEL_CHARS]
-            self.labels[label] = self.labels.get(label, 0) + 1
+            seen = {label}
+        for label in sorted(seen):
+            self.labels[label[:_LABEL_CHARS]] = self.labels.get(label[:_LABEL_CHARS], 0) + 1
         value = None
         if told.task == "anomaly":
             value = result.score

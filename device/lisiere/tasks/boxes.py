@@ -31,12 +31,14 @@ def suppress(boxes: Floats, scores: Floats, classes: Indices, threshold: float, 
         by_class: whether boxes suppress those of their own class alone.
     """
     left = np.argsort(-scores, kind="stable")
+    boxes, classes = boxes[left], classes[left]
     kept: list[int] = []
     while left.size and len(kept) < top:
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        doomed = overlaps(boxes[best], boxes[left]) > threshold
+        kept.append(int(left[0]))
+        stays = overlaps(boxes[0], boxes[1:]) <= threshold
         if by_class:
-            doomed &= classes[left] == classes[best]
-        left = left[~doomed]
+            stays |= classes[1:] != classes[0]
+        left, boxes, classes = left[1:], boxes[1:], classes[1:]
+        if not stays.all():
+            left, boxes, classes = left[stays], boxes[stays], classes[stays]
     return np.asarray(kept, np.int64)

@@ -47,6 +47,18 @@ def test_labels_are_counted_and_scores_are_summed_up() -> None:
     assert (told.first_ts, told.last_ts) == ("2023-11-14T22:13:21.000Z", "2023-11-14T22:13:28.000Z")
 
 
+def test_a_frame_counts_once_for_each_label_that_it_shows() -> None:
+    cat, dog = {"label": "cat", "score": 0.9, "box": [0, 0, 1, 1]}, {"label": "dog", "score": 0.8, "box": [0, 0, 1, 1]}
+    rows = [
+        gone(1, "detection", {"objects": [dog, cat, dog], "width": 9, "height": 9}),
+        gone(2, "detection", {"objects": [cat], "width": 9, "height": 9}),
+        gone(3, "detection", {"objects": [], "width": 9, "height": 9}),
+    ]
+    (body,) = gap_bodies("spool_full", NOW, rows)
+    assert gap(body).counts == {"dock": 3}
+    assert gap(body).summary == {"dock": Summary(labels={"cat": 2, "dog": 1}, other_labels=0, value=None)}
+
+
 def test_what_cannot_be_read_is_counted_all_the_same() -> None:
     bodies = [b"", b"{", b"{}", b'{"task":5}', b'{"task":"anomaly","result":{"score":"x"}}', b"[" * 5000, b"\xff"]
     (body,) = gap_bodies("spool_full", NOW, [Gone(seq, "dock", NOW, body) for seq, body in enumerate(bodies, 1)])
