@@ -125,9 +125,9 @@ def rfc3339(ts: float) -> str:
     return f"{_second(whole)}.{milli:03d}Z"
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=1024)
 def _second(whole: int) -> str:
-    """The stamp's part up to the second, which many results share."""
+    """The stamp's part up to the second, which many results share, and the horizons of forecasts."""
     tm = time.gmtime(whole)
     return f"{tm.tm_year:04d}-{tm.tm_mon:02d}-{tm.tm_mday:02d}T{tm.tm_hour:02d}:{tm.tm_min:02d}:{tm.tm_sec:02d}"
 

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import yaml
 
-from bench import compiled, delivery, detector, nucleus, sensors
+from bench import compiled, delivery, detector, nucleus, sensors, series
 from bench.outcome import Outcome
 from lisiere import health
 from lisiere.backends import open_model
@@ -38,7 +38,7 @@ from lisiere.values import Frame, Reading
 from lisiere_compile.bench.rounds import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = ("runtime", "delivery", "sensors", "detector", "nucleus", "compiler")
+PARTS = ("runtime", "delivery", "sensors", "detector", "series", "nucleus", "compiler")
 
 
 class InMemory:
@@ -79,6 +79,8 @@ def main() -> int:
             outcomes += sensors.run(args.rounds)
         if "detector" in args.only:
             outcomes += detector.run(args.rounds)
+        if "series" in args.only:
+            outcomes += series.run(args.rounds, work, REPOSITORY / "build" / "models")
         if "nucleus" in args.only:
             outcomes += nucleus.run(args.rounds, work, REPOSITORY / "build" / "models")
     for outcome in outcomes:
