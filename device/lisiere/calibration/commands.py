@@ -8,13 +8,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from lisiere.errors import ConfigError, Rejected
 from lisiere.terminal import print_json, print_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _DONE = 0
 _MOST_PIXELS = 64_000_000
@@ -50,6 +51,8 @@ def register(commands: Any) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
+    import numpy as np
+
     from lisiere.calibration.calibrate import calibrate, run
     from lisiere.models import open_package
 
@@ -106,6 +109,8 @@ def _table(folder: Path, file: Path, names: Sequence[str]) -> tuple[list[Path], 
 
 def _arrays(file: Path, names: Sequence[str]) -> tuple[NDArray[np.uint8], list[int]]:
     """Return the images and labels of an .npz."""
+    import numpy as np
+
     try:
         # NumPy does not close what it has opened itself and finds to be no archive.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:

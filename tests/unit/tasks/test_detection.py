@@ -22,6 +22,7 @@ from lisiere.models.manifest import Detection, SsdHead, SsdRawHead, YoloHead
 from lisiere.models.package import read_draft
 from lisiere.settings.decision import DecisionConfig, EventsConfig
 from lisiere.tasks import open_task
+from lisiere.tasks.boxes import suppress
 from lisiere.tasks.heads import HeadReader, read_priors
 from lisiere.values import DetectionBody, EventBody, Frame
 from support.detectors import SIZE, detector
@@ -254,6 +255,15 @@ def test_whatever_a_raw_ssd_gives_is_objects_or_rejected(boxes: Any, scores: Any
     head = SsdRawHead(boxes="b", scores="s", priors="p", activation=activation)
     reader = HeadReader(Detection(labels="l", head=head, candidates=4), 3, (SIZE, SIZE), np.full((5, 4), 0.5))
     check_reader(reader, {"b": boxes, "s": scores}, 3)
+
+
+@pytest.mark.parametrize("place", [1e308, -1e308])
+def test_boxes_beyond_all_bounds_are_brought_near(place: float) -> None:
+    head = YoloHead(output="x", layout="rows", objectness=True, unit="fraction")
+    reader = HeadReader(Detection(labels="l", head=head), 1, (SIZE, SIZE))
+    found = reader({"x": np.asarray([[[place, place, 1e308, 1e308, 1, 1]]])}, 0.1)
+    assert np.isfinite(found.boxes).all()
+    assert suppress(found.boxes, found.scores, found.classes, 0.5, 9, True).tolist() == [0]
 
 
 def check_reader(reader: HeadReader, outputs: Any, labels: int) -> None:
