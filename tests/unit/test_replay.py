@@ -21,7 +21,7 @@ from lisiere.replay import choose, recorded
 from lisiere.settings.sensors import CsvSource, JsonlSource, MqttSource, MqttTopic, SocketSource
 from lisiere.settings.sources import CameraSource, ImagesSource, VideoSource
 from lisiere.sync.envelope import ResultEnvelope
-from support import tiny
+from support import films, tiny
 
 T0 = 1_700_000_000
 
@@ -150,6 +150,28 @@ def test_images_and_videos_pass_in_virtual_time(tmp_path: Path) -> None:
         found = results(tmp_path / "a")
         seconds = [at * step for at in range(8)]
         assert [one.ts for one in found] == [f"2024-05-01T00:00:{second:06.3f}Z" for second in seconds]
+
+
+@pytest.mark.parametrize(("policy", "named"), [("mark", True), ("withhold", False)])
+def test_the_input_health_of_a_recorded_camera_is_judged_in_virtual_time(
+    policy: str, named: bool, tmp_path: Path
+) -> None:
+    film = films.altered(iter(films.Camera(films.scene(0, (120, 160)), fps=10, seconds=10)), films.freeze(), 50)
+    for _ in films.compressed(film, tmp_path / "film.avi", 10, "MJPG"):
+        pass
+    camera = {"type": "camera", "device": "/dev/video0"}
+    dock = {
+        "name": "dock",
+        "source": camera,
+        "model": str(tiny.classifier(tmp_path / "m")),
+        "checks": {"policy": policy},
+    }
+    config = configuration(tmp_path, dock)
+    assert run(tmp_path / "film.avi", "--config", config, "--output", tmp_path / "out") == 0
+    found = results(tmp_path / "out")
+    frozen = [number for number, one in enumerate(found) if "frozen" in one.input.faults]
+    assert len(found) == (100 if named else 62)
+    assert frozen == (list(range(62, 100)) if named else [])
 
 
 def test_a_recording_has_the_columns_and_keys_of_the_pipelines_own_source(tmp_path: Path) -> None:

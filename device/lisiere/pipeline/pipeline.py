@@ -135,7 +135,7 @@ class Pipeline:
             if number == 0:
                 health.state("running")
             health.count("read")
-            wanted = self._gate.admit(item) if self._gate is not None and isinstance(item, Frame) else item
+            wanted = self._admit(item)
             if wanted is not None and not self._queue.put(wanted):
                 health.count("dropped_queue_full")
             if self.stop_reading.is_set():
@@ -184,7 +184,7 @@ class Pipeline:
         items = self._source.items(stop)
         while some := list(islice(items, 1 if self._builder is None else _BLOCK)):
             self.health.count("read", len(some))
-            for whole in self._wholes(some):
+            for whole in self._wholes([item for item in map(self._admit, some) if item is not None]):
                 now(whole.ts if isinstance(whole, Frame) else whole.end)
                 self._infer(whole)
         self._finish(now)
@@ -192,6 +192,10 @@ class Pipeline:
     def close(self) -> None:
         """Free the model."""
         self._engine.close()
+
+    def _admit(self, item: Frame | Reading) -> Frame | Reading | None:
+        """A reading as it is; a frame with what it was found to be, or None when the model is not to be asked of it."""
+        return self._gate.admit(item) if self._gate is not None and isinstance(item, Frame) else item
 
     def _wholes(self, items: Sequence[Frame | Reading]) -> Iterator[Frame | Window]:
         """What the task is ready to be asked of: the frames' views, or the windows that readings complete."""
