@@ -20,6 +20,7 @@ _SHARE = 0.02  # of normal rows lie above the start of the tail
 _ALARM, _CALM = 2.3, 1.38  # times that start: a row is no longer normal, and is so again
 _ALARM_SCORE = 3.1  # what `_ALARM` times the start scores, and
 _SLOPE = 2.8  # how much more ten times as much does: rows hang together too much to fit a tail to them
+_AWAY = 266.0  # rows without learning that let a channel wander as far again
 _QUIET = 20  # rows of calm that end what is not normal
 _HOLD = 2000  # rows after which what stays unusual is the new normal
 _HALF_NORMAL = 1.4826
@@ -44,7 +45,8 @@ class JointDetector:
         self._normal: deque[NDArray[np.float64]] = deque(maxlen=_WINDOW)
         self._pending: deque[NDArray[np.float64]] = deque()
         self._expected = np.zeros(2 * channels)
-        self._weight = np.ones(2 * channels)
+        self._spread = np.ones(2 * channels)
+        self._wander = np.zeros(2 * channels)
         self._start = 0.0
         self._count = 0
         self._unusual = 0  # rows since it is so; 0 while all is normal
@@ -90,7 +92,9 @@ class JointDetector:
 
     def _statistic(self, features: NDArray[np.float64]) -> float:
         away = features - self._expected
-        return float((away * away * self._weight).mean())
+        # What is no longer learnt from goes on wandering: the longer, the farther.
+        allowed = self._spread + self._wander * (1.0 + self._unusual / _AWAY)
+        return float((away * away / allowed).mean())
 
     def _learn(self, features: NDArray[np.float64], statistic: float) -> None:
         """Keep the row as normal, later; or wait until things are normal again."""
@@ -124,7 +128,8 @@ class JointDetector:
         means = rows[: 3 * third].reshape(3, third, -1).mean(1)
         wander = means.max(0) - means.min(0)
         self._expected = rows.mean(0)
-        self._weight = 1.0 / (1.05 * rows.var(0) + wander * wander + 1e-9)
+        self._spread = 1.05 * rows.var(0) + 1e-9
+        self._wander = wander * wander
         away = rows - self._expected
-        statistics = (away * away * self._weight).mean(1)
+        statistics = (away * away / (self._spread + self._wander)).mean(1)
         self._start = max(float(np.quantile(statistics, 1 - _SHARE)), 1e-9)

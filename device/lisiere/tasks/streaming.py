@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lisiere.clock import Clock
 from lisiere.detector import DEFAULT_RATE, StreamDetector, threshold
 from lisiere.models.manifest import WindowInput
@@ -10,6 +12,7 @@ from lisiere.tasks.alarm import Alarm
 from lisiere.values import AnomalyBody, EventBody, Result, ScoreBody, Window
 
 _COOL_DOWN_STEPS = 100
+_GAP_STEPS = 10  # after a longer gap, what comes is no jump against what was before it
 
 
 def grid(detector: DetectorConfig) -> WindowInput:
@@ -28,13 +31,16 @@ class StreamingTask:
         rate = alarm.wanted_rate(detector.step_s) or DEFAULT_RATE
         self._threshold = threshold(rate) if alarm.threshold is None else alarm.threshold
         self._clock = clock
+        self._last = math.inf  # when there was a score last
 
     def __call__(self, item: Window) -> Result:
         """Score one row; see `Task`."""
         started = self._clock.monotonic()
-        score = self._detector(item.end, item.values[-1].tolist())
-        if score is None:
+        if item.end - self._last > _GAP_STEPS * item.step_s:
             self._detector.resume()
+        score = self._detector(item.end, item.values[-1].tolist())
+        if score is not None:
+            self._last = item.end
         inferred = self._clock.monotonic()
         state, events = self._alarm(item.end, score, self._threshold)
         body = AnomalyBody(

@@ -21,7 +21,8 @@ says which figures there are, and which form the labels have:
 With --nab, the built-in detector runs over every series of a folder in NAB's form, with its one setting: CSV files
 `timestamp,value` at any depth, and windows in JSON, {"folder/series.csv": [["2014-04-10 07:15:00", …], …], …}.
 
-Without either, the sample models are scored on their held-out data.
+Without either, the sample models are scored on their held-out data, and the built-in detector on synthetic series
+and recordings.
 
 Figures go to stdout, progress and names of pictures to stderr."""
 
@@ -38,6 +39,7 @@ examples:
   lisiere evaluate run.jsonl --labels pump=pump.json --labels dock=dock.csv --json figures.json
 """
 
+MADE_SEED = 2026
 _NEEDED = {"cv2", "rich"}
 
 
@@ -123,6 +125,7 @@ def _corpus(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _samples(args: argparse.Namespace) -> dict[str, Any]:
+    from lisiere_sim.evaluate import corpus
     from lisiere_sim.evaluate.progress import Progress
     from lisiere_sim.evaluate.runs import KINDS
     from lisiere_sim.evaluate.samples import SAMPLES, TASKS, find_samples
@@ -134,6 +137,12 @@ def _samples(args: argparse.Namespace) -> dict[str, Any]:
             with Progress(name) as progress:
                 for one in sample(folder / name, progress.update):
                     found[one.name] = _scored(one, args.plots)
+    with Progress("made series") as progress:
+        watched = corpus.watch_made(MADE_SEED, progress.update)
+    if args.plots is not None:
+        for series in watched:
+            say(f"drawn: {corpus.plot(series, args.plots / 'made')}")
+    found["made series"] = corpus.figures(watched)
     return found
 
 

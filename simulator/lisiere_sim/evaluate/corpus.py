@@ -19,7 +19,9 @@ from lisiere.errors import ConfigError, Rejected
 from lisiere.settings.anomaly import AlarmConfig
 from lisiere.tasks.alarm import Alarm
 from lisiere_sim.evaluate import anomaly, nab
+from lisiere_sim.evaluate.gaussian import windowed_gaussian
 from lisiere_sim.evaluate.kind import Figures
+from lisiere_sim.evaluate.made import made
 
 COOL_DOWN = 100  # rows, as the built-in detector's
 _LEAST, _HIGHER = 1.2, 1.2  # scores below are never alarms; so much higher one breaks through the cool-down
@@ -105,9 +107,7 @@ def watch(name: str, times: nab.Floats, values: nab.Floats, windows: list[anomal
     raised = np.zeros(len(times), np.bool_)
     for at, (ts, value) in enumerate(zip(times.tolist(), values.tolist(), strict=True)):
         score = detector(ts, (value,))
-        if score is None:
-            detector.resume()
-        else:
+        if score is not None:
             scores[at] = score
         found, events = alarm(float(at), score, limit)
         state[at] = found == "anomalous"
@@ -133,9 +133,13 @@ def held_back(scores: nab.Floats) -> nab.Floats:
 
 
 def figures(watched: list[Watched]) -> Figures:
-    """NAB's scores by profile, with the threshold that is best for the corpus and with the detector's own; and F1."""
+    """NAB's scores by profile, with the threshold that is best for the corpus and with the detector's own; and F1.
+
+    Beside them stands what a plain baseline scores, which says how hard the corpus is.
+    """
     free = [nab.Series(one.times, held_back(one.scores), one.windows) for one in watched]
     own = [nab.Series(one.times, one.raised.astype(np.float64), one.windows) for one in watched]
+    plain = [nab.Series(one.times, windowed_gaussian(one.values), one.windows) for one in watched]
     found: Figures = {
         "series": len(watched),
         "points": sum(len(one.times) for one in watched),
@@ -146,6 +150,7 @@ def figures(watched: list[Watched]) -> Figures:
             for name, profile in nab.PROFILES.items()
         },
     }
+    found["nab_windowed_gaussian"] = {"standard": _told(nab.score(plain, nab.PROFILES["standard"]))}
     alarm = np.concatenate([one.alarm for one in watched])
     truth = np.concatenate([anomaly.labelled(one.times, one.times, one.windows) >= 0 for one in watched])
     found["point"] = anomaly.confusion(alarm, truth)
@@ -179,6 +184,16 @@ def watch_all(folder: Path, say: Callable[[int, int], None]) -> list[Watched]:
         watched.append(watch(file.stem, times, values, windows))
         done += len(times)
         say(done, total)
+    return watched
+
+
+def watch_made(seed: int, say: Callable[[int, int], None]) -> list[Watched]:
+    """Run the detector over the made corpus of a seed; see `watch_all`."""
+    series = list(made(seed))
+    watched = []
+    for number, one in enumerate(series, start=1):
+        watched.append(watch(one.name, one.times, one.values, one.windows))
+        say(number, len(series))
     return watched
 
 

@@ -14,8 +14,10 @@ from lisiere.clock import SystemClock, parse_ts, rfc3339
 from lisiere.errors import ConfigError
 from lisiere.models import open_package
 from lisiere.models.manifest import WindowInput
+from lisiere.settings.anomaly import DetectorConfig
 from lisiere.settings.decision import DecisionConfig
 from lisiere.tasks import open_task
+from lisiere.tasks.streaming import StreamingTask
 from lisiere.values import Frame, Reading, Window
 from lisiere.windows import WindowBuilder
 from lisiere_sim.evaluate.kind import Record
@@ -27,6 +29,8 @@ Say = Callable[[int, int], None]  # how many of how many items are done
 _DIGITS_SEED, _DIGITS_RENDERINGS = 20_260_132, 4
 _DIGITS_DECISION = DecisionConfig(threshold=0.8, top=10, coverage=0.99)
 _PUMPS, _HEALTHY, _FAULTY = range(2000, 2020), 500, 50
+MODELS = ("digits", "co2", "pump")
+_RECORDINGS = 34
 _SEVERITIES = (0.25, 0.5, 1.0)
 
 
@@ -37,9 +41,9 @@ def find_samples(folder: Path | None) -> Path:
         ConfigError: there is none.
     """
     for base in (folder,) if folder else (Path("models"), SOURCE_ROOT / "models"):
-        if base.is_dir() and all((base / name / "model.yaml").is_file() for name in SAMPLES):
+        if base.is_dir() and all((base / name / "model.yaml").is_file() for name in MODELS):
             return base
-    raise ConfigError(f"There are no sample models ({', '.join(SAMPLES)}) in {folder or 'models'}: name their folder.")
+    raise ConfigError(f"There are no sample models ({', '.join(MODELS)}) in {folder or 'models'}: name their folder.")
 
 
 class _Model:
@@ -145,5 +149,25 @@ def pump(folder: Path, say: Say) -> Iterator[Run]:
     model.opened.model.close()
 
 
-SAMPLES: dict[str, Callable[[Path, Say], Iterator[Run]]] = {"digits": digits, "co2": co2, "pump": pump}
-TASKS: dict[str, Any] = {"digits": "classification", "co2": "forecasting", "pump": "anomaly"}
+def plant(_folder: Path, say: Say) -> Iterator[Run]:
+    """The built-in detector on recordings of a pump's circuit, each from its first row, one behind the other."""
+    from lisiere_sim.plant import CHANNELS, record
+
+    results: list[Record] = []
+    labels = []
+    start = 0.0
+    for number in range(_RECORDINGS):
+        recording = record(number)
+        task = StreamingTask(DetectorConfig(channels=CHANNELS, step_s=1.0), None, SystemClock())
+        for at, row in enumerate(recording.values.astype(np.float32)):
+            found = task(Window(row[None], start + at, start + at, 1.0, 1.0, 0, "plant"))
+            stamp = rfc3339(start + at)
+            results.append({"pipeline": "plant", "ts": stamp, "result": msgspec.to_builtins(found.body)})
+        labels.append((start + recording.first, start + recording.last))
+        start += len(recording.values)
+        say(number + 1, _RECORDINGS)
+    yield Run("plant", "anomaly", results, labels)
+
+
+SAMPLES: dict[str, Callable[[Path, Say], Iterator[Run]]] = {"digits": digits, "co2": co2, "pump": pump, "plant": plant}
+TASKS: dict[str, Any] = {"digits": "classification", "co2": "forecasting", "pump": "anomaly", "plant": "anomaly"}
