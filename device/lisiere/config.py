@@ -211,8 +211,10 @@ def _check_engine(pipeline: PipelineConfig, at: str) -> None:
         unknown = sorted(set(pipeline.channels) - set(pipeline.detector.channels))
         if unknown:
             raise ConfigError("The detector does not watch this channel.", f"{at}.channels.{unknown[0]}")
-        if pipeline.output != "lisiere" or pipeline.decision is not None:
-            raise ConfigError("The detector classifies nothing: leave `output` and `decision` away.", at)
+        if pipeline.output != "lisiere":
+            raise ConfigError("The detector classifies nothing: leave `output` away.", f"{at}.output")
+        if pipeline.forecast is not None:
+            raise ConfigError("The detector forecasts nothing: leave `forecast` away.", f"{at}.forecast")
         window = pipeline.window or WindowConfig()
         given = {name: getattr(window, name) for name in ("channels", "length", "step_s", "stride", "max_gap")}
         for name, value in given.items():
