@@ -192,7 +192,7 @@ def told(windows: list[Window]) -> list[object]:
 @settings(max_examples=150, deadline=None)
 @given(
     stream=STREAMS,
-    length=st.integers(2, 8),
+    length=st.integers(1, 8),
     stride=st.integers(1, 10),
     max_gap=st.integers(0, 7),
     step_s=st.sampled_from([0.1, 1.0, 60.0]),
@@ -236,7 +236,7 @@ def test_windows_are_those_of_a_naive_reference(
     stream=STREAMS,
     seed=st.integers(0, 1000),
     sizes=st.lists(st.integers(1, 30), min_size=1),
-    length=st.integers(2, 8),
+    length=st.integers(1, 8),
     stride=st.integers(1, 10),
     max_gap=st.integers(0, 7),
     config=CONFIGS,
@@ -307,6 +307,13 @@ def test_duplicates_and_late_readings_are_left_out_by_name() -> None:
     (window,) = feed(builder, (0, 0), (1, 1), (1, 9), (0, 9), (-5, 9), (2, 2))
     assert column(window) == [0, 1, 2]
     assert builder.faults == {"duplicate": 1, "out_of_order": 2}
+
+
+def test_a_window_may_be_a_single_row() -> None:
+    builder = WindowBuilder(how(length=1), "sensor")
+    windows = feed(builder, (0, 0), (1, 1), (4, 4), (5, 5))
+    assert [column(window) for window in windows if window.complete] == [[0], [1], [4], [5]]
+    assert [window.end - T0 for window in windows if not window.complete] == [2]
 
 
 @pytest.mark.parametrize(("aggregate", "value"), [("mean", 3.0), ("last", 5.0), ("min", 0.0), ("max", 5.0)])
