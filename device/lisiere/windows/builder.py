@@ -74,6 +74,8 @@ class WindowBuilder:
             return []
         if self._next_alone(reading):
             return self._take_next(reading)
+        if self._joins(reading):
+            return []
         marks = {0: reading.faults} if reading.faults else {}
         return self.add_block(Readings(np.array([reading.ts]), np.array([reading.values], np.float64), "", marks))
 
@@ -177,6 +179,23 @@ class WindowBuilder:
         windows = self._history.append_one(self._origin, reading.values)
         self._gaps.passed(self._history.newest)
         return windows
+
+    def _joins(self, reading: Reading) -> bool:
+        """Take one reading, whole and good, that is one more for the newest row and closes none; say whether it was."""
+        if reading.faults or not (self._several or self._lateness) or self._newest <= self._closed:
+            return False
+        ts = reading.ts
+        if not TS_MIN <= ts <= TS_MAX or round((ts - self._origin) / self._step) != self._newest:
+            return False
+        newest = max(ts, self._newest_ts)
+        if self._lateness and round((newest - self._lateness - self._origin) / self._step) > self._closed + 1:
+            return False
+        if not all(-_LARGEST <= value <= _LARGEST for value in reading.values):
+            return False
+        if not self._cells.join(ts, reading.values):
+            return False
+        self._newest_ts = newest
+        return True
 
     def _take_all(
         self, ts: Floats, values: Floats, known: Flags | None, marks: Mapping[int, tuple[str, ...]]

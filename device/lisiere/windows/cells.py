@@ -22,7 +22,8 @@ class Cells:
         self.first = 0
         self._channels = channels
         self._aggregate = aggregate
-        self._nothing = {"mean": 0.0, "last": 0.0, "min": np.inf, "max": -np.inf}[aggregate]
+        # The zero that even -0.0 can be added to.
+        self._nothing = {"mean": -0.0, "last": 0.0, "min": np.inf, "max": -np.inf}[aggregate]
         self._start = self._rows = 0  # where the rows lie in the arrays
         self._total, self._count, self._stamp = (np.empty((1, channels)) for _ in range(3))
 
@@ -75,6 +76,23 @@ class Cells:
         np.maximum.at(stamp, cells, np.broadcast_to(ts[:, None], known.shape)[known])
         anywhere: Flags = twice.any(axis=1)
         return anywhere
+
+    def join(self, ts: float, values: tuple[float, ...]) -> bool:
+        """Add a reading with every channel to the last row, unless it is there already; say whether it was added."""
+        last = self._start + self._rows - 1
+        total, count, stamp = self._total[last], self._count[last], self._stamp[last]
+        if (stamp == ts).any():
+            return False
+        if self._aggregate == "mean":
+            total += values
+        elif self._aggregate == "last":
+            newer = ts > stamp
+            total[newer] = np.array(values)[newer]
+        else:
+            (np.minimum if self._aggregate == "min" else np.maximum)(total, values, out=total)
+        count += 1.0
+        np.maximum(stamp, ts, out=stamp)
+        return True
 
     def take(self, end: int) -> tuple[NDArray[np.float32], Flags]:
         """Return values (NaN without one) and where they are real of the rows before grid index `end`, and drop them.
