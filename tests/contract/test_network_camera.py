@@ -251,6 +251,32 @@ def test_a_camera_does_not_lead_out_of_http(server: CameraServer, where: str) ->
         next(items(server.url))
 
 
+def test_what_comes_with_a_redirect_is_not_read(server: CameraServer) -> None:
+    hung_up = threading.Semaphore(0)
+
+    def endless(request: Request) -> None:
+        request.start("text/html", 302, Location="/elsewhere")
+        try:
+            for _ in range(300):
+                request.wfile.write(bytes(1 << 16))
+        except OSError:
+            hung_up.release()
+
+    server.answer = endless
+    with pytest.raises(Retryable, match="answers 302"):
+        next(items(server.url))
+    for _ in server.asked:
+        assert hung_up.acquire(timeout=10)
+
+
+@pytest.mark.parametrize("challenge", ["Digest realm=", "Digest", "", "Digest realm, nonce", "Nonesuch x"])
+def test_a_challenge_that_makes_no_sense_is_retryable(server: CameraServer, challenge: str) -> None:
+    server.answer = lambda request: request.give(b"", "text/html", 401, WWW_Authenticate=challenge)
+    with pytest.raises(Retryable, match=r"answers 401|cannot be understood") as caught:
+        next(items(with_password(server.url)))
+    assert PASSWORD not in str(caught.value)
+
+
 def test_proxies_of_the_environment_are_not_used(server: CameraServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     server.answer = brighter

@@ -182,6 +182,8 @@ def _shift(background: Grey, picture: Grey) -> tuple[tuple[int, int], float]:
     import cv2
 
     height, width = picture.shape
+    if height < 2 or width < 2:  # a window over one pixel does not exist, nor does a shift along it
+        return (0, 0), 0.0
     window = cv2.createHanningWindow((width, height), cv2.CV_32F)
     # Copies: where no padding is needed, OpenCV multiplies the window into what it was given.
     (across, down), _ = cv2.phaseCorrelate(background.copy(), picture.copy(), window)

@@ -136,7 +136,8 @@ class HttpCamera:
         except urllib.error.HTTPError as error:
             error.close()
             raise Retryable(f"{self._what} answers {error.code} {http.client.responses.get(error.code, '')}.") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
+            # LookupError: the library takes a challenge for a password apart, and trusts that it is well formed.
             raise Retryable(f"{self._what} cannot be opened: {_reason(error)}.") from None
 
     def _read(self, answer: Any, size: int) -> bytes:
@@ -148,13 +149,18 @@ class HttpCamera:
 
 
 class _HangUp(urllib.request.BaseHandler):
-    """Lets go what came with a request for a password, before it is asked again; the library does not."""
+    """Lets go what came with a request for a password or with a redirect, before it is asked again.
+
+    The library keeps the first open, and reads all of the second, however much that is.
+    """
 
     handler_order = 100  # before those that answer it
 
     def http_error_401(self, _request: Any, answer: Any, *_: Any) -> None:
         """Close it, and leave the rest to the others."""
         answer.close()
+
+    http_error_301 = http_error_302 = http_error_303 = http_error_307 = http_error_308 = http_error_401
 
 
 def _kind(answer: Any) -> str:
@@ -169,4 +175,6 @@ def _reason(error: Exception) -> str:
         return f"its certificate is not trusted ({inner.verify_message}); name one that vouches for it as `ca`"
     if isinstance(inner, TimeoutError):
         return "it does not answer in time"
-    return inner.strerror if isinstance(inner, OSError) and inner.strerror else type(inner).__name__
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return f"what it answers cannot be understood ({type(error).__name__})"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lisiere.clock import parse_ts
+from lisiere.clock import TS_MAX, parse_ts
 from lisiere.errors import Rejected
 from lisiere.sources.base import FaultReport
 from lisiere.values import Reading
@@ -125,6 +125,8 @@ class Records:
         length = max(len(column) for column in given if isinstance(column, list))
         if length > ROWS_MAX or any(not isinstance(column, list) or len(column) != length for column in given):
             raise Rejected(f"its channels are not lists of one length of at most {ROWS_MAX}.")
+        if ts + (length - 1) * step > TS_MAX:
+            raise Rejected("its rows go on beyond the year 9999.")
         rows = zip(*([_MISSING] * length if column is _MISSING else column for column in columns), strict=True)
         return [Reading(ts + at * step, tuple(map(self._number, row)), self._name) for at, row in enumerate(rows)]
 

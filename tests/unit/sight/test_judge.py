@@ -176,6 +176,16 @@ def test_a_camera_without_noise_may_stand_still_as_long_as_it_has_before() -> No
     assert run(film[400:], 10, sight=sight).false_alarms == 0
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 640), (640, 1), (2, 640), (480, 8), (5000, 17), (3, 3)])
+def test_a_frame_of_any_shape_is_judged(size: tuple[int, int]) -> None:
+    """Also once there is a background, and the picture is another."""
+    sight, rng = Sight(ChecksConfig()), np.random.default_rng(0)
+    scene_ = rng.integers(0, 255, size, np.uint8)
+    for at in range(40):
+        image = scene_ if at < 30 else rng.integers(0, 255, size, np.uint8)
+        sight.look(np.clip(image + rng.integers(-3, 4, size), 0, 255).astype(np.uint8), at * 0.3)
+
+
 def test_memory_is_bounded() -> None:
     sight = Sight(ChecksConfig())
     image = scene(0, (48, 64)).astype(np.uint8)

@@ -195,6 +195,7 @@ def test_beyond_the_most_clients_the_next_is_turned_away(tcp: Listening) -> None
         b'{"ts": 0, "step_s": true, "level": [1], "wind": [1]}',
         b'{"ts": 0, "step_s": "1", "level": [1], "wind": [1]}',
         b'{"ts": 0, "step_s": 1e300, "level": [1], "wind": [1]}',
+        b'{"ts": 253402300799, "step_s": 1, "level": [1, 2], "wind": [1, 2]}',
         b'{"ts": 0, "step_s": 1' + b"0" * 400 + b', "level": [1], "wind": [1]}',
     ],
 )
