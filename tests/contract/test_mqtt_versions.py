@@ -17,6 +17,7 @@ from lisiere.settings.links import MqttConfig
 from lisiere.sync.transports import Acked, Denied, Event, Lost, Refused, Will
 from lisiere.sync.transports.mqtt import MqttTransport
 from support.brokers import running_mosquitto
+from support.events import Events
 from support.scripted import CONNECT, Scripted
 
 WILL = Will("t/status", b"offline")
@@ -28,9 +29,9 @@ def config(port: int, **more: Any) -> MqttConfig:
     return MqttConfig(host="127.0.0.1", port=port, connect_timeout_s=5, **more)
 
 
-def connected(port: int, negotiation: Negotiation | None = None) -> tuple[MqttTransport, queue.SimpleQueue[Event]]:
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+def connected(port: int, negotiation: Negotiation | None = None) -> tuple[MqttTransport, Events]:
     transport = MqttTransport(config(port), "device", negotiation)
+    events = Events(transport)
     transport.connect(WILL, events.put)
     return transport, events
 
@@ -162,10 +163,11 @@ def test_topics_that_come_again_are_numbers_and_arrive_whole_with_type_and_expir
         client.loop_start()
         client.subscribe("t/#", 1)
         assert subscribed.wait(TIMEOUT)
-        transport, _ = connected(port)
+        transport, events = connected(port)
         topics = [f"t/{at % 13}" for at in range(40)]  # more topics than Mosquitto has numbers for
         for at, topic in enumerate(topics):
             transport.publish(topic, b"%d" % at, content="application/x-test", expiry_s=100.9)
+            assert isinstance(events.get(timeout=TIMEOUT), Acked)
         arrived = [received.get(timeout=TIMEOUT) for _ in topics]
         assert len(transport._aliases) == 10
         transport.close()

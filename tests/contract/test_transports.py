@@ -7,6 +7,7 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from lisiere.sync.transports.mqtt import MqttTransport
 from lisiere_sim.nucleus.call import Call
 from lisiere_sim.nucleus.flavour import FLAVOURS
 from support.brokers import free_port, running_mosquitto
+from support.events import Events
 from support.nucleus import Ipc, ipc
 
 WILL = Will("t/status", b"offline")
@@ -97,7 +99,7 @@ def mosquitto_peer(port: int, protocol: str) -> Iterator[Peer]:
         # What a network does: the socket is dead, and no DISCONNECT was sent.
         for transport in transports:
             assert transport._client is not None
-            transport._client.socket().shutdown(socket.SHUT_RDWR)
+            transport._client.socket()._link.shutdown(socket.SHUT_RDWR)
 
     peer = Peer(make, cut=cut, send=lambda topic, payload: send(topic, payload))
     subscribed = threading.Event()
@@ -145,9 +147,9 @@ def greengrass_peer(nucleus: Ipc) -> Iterator[Peer]:
         connection.close()
 
 
-def connect(peer: Peer) -> tuple[Transport, queue.SimpleQueue[Event]]:
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+def connect(peer: Peer) -> tuple[Transport, Events]:
     transport = peer.open()
+    events = Events(transport)
     transport.connect(WILL, events.put)
     return transport, events
 
@@ -155,8 +157,8 @@ def connect(peer: Peer) -> tuple[Transport, queue.SimpleQueue[Event]]:
 def test_a_published_message_arrives_and_is_acknowledged_by_its_token(peer: Peer) -> None:
     transport, events = connect(peer)
     tokens = [transport.publish(f"t/{at}", b"%d" % at) for at in range(5)]
-    assert [peer.received.get(timeout=TIMEOUT) for _ in range(5)] == [(f"t/{at}", b"%d" % at) for at in range(5)]
     assert {events.get(timeout=TIMEOUT) for _ in range(5)} == {Acked(token) for token in tokens}
+    assert [peer.received.get(timeout=TIMEOUT) for _ in range(5)] == [(f"t/{at}", b"%d" % at) for at in range(5)]
     assert len(set(tokens)) == 5
     transport.close()
 
@@ -169,6 +171,7 @@ def test_a_clean_close_sends_no_will_and_no_event(peer: Peer) -> None:
     transport.close()
     again, _ = connect(peer)
     again.publish("t/y", b"2")
+    again.wait(0)
     assert [peer.received.get(timeout=TIMEOUT) for _ in range(2)] == [("t/x", b"1"), ("t/y", b"2")]
     again.close()
     assert events.empty()
@@ -210,6 +213,23 @@ def test_a_message_that_is_too_large_is_refused_and_the_connection_goes_on(peer:
     assert events.get(timeout=TIMEOUT) == Acked(acked)
     assert peer.received.get(timeout=TIMEOUT) == ("t/y", b"2")
     transport.close()
+
+
+def test_a_wait_ends_when_another_thread_wakes_it(peer: Peer) -> None:
+    transport, _ = connect(peer)
+    transport.wait(0)  # what connecting has left
+    waker = threading.Timer(0.05, transport.wake)
+    waker.start()
+    started = time.monotonic()
+    while waker.is_alive():
+        transport.wait(TIMEOUT)
+    assert time.monotonic() - started < TIMEOUT
+    transport.wake()
+    transport.wait(TIMEOUT)  # it was woken before it began
+    assert time.monotonic() - started < TIMEOUT
+    transport.close()
+    transport.wake()
+    waker.join()
 
 
 def test_publishing_on_a_closed_transport_is_refused(peer: Peer) -> None:

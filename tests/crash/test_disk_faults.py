@@ -63,6 +63,26 @@ def refuse(folder: Path, cases: list[tuple[int, str]]) -> None:
     disk.close()
 
 
+def test_a_disk_that_is_full_at_the_start_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    disk = Disk(tmp_path / "spool", tmp_path)
+    disk.fail(1, "ENOSPC")
+    with stage(tmp_path, 600, disk.environment) as staged:
+        staged.host.start()
+        reports = Reports(staged.ear)
+        told = reports.wait(lambda message: message["pipelines"]["hum"]["counters"].get("spool_unavailable", 0) > 0)
+        assert told["state"] == "degraded"
+        assert "cannot be used" in told["spool_failure"]
+        assert results(told) == 1024, "What has no room in memory is refused, and counted."
+        disk.fail(0, "ENOSPC")
+        reports.wait(lambda message: message["spool_failure"] is None)
+        assert staged.host.end() == 0, staged.log
+        accepted = check(staged)
+        last = [json.loads(payload) for topic, payload in staged.ear.heard if topic == TOPIC + "health"][-1]
+        assert results(last) == accepted > 1024
+    disk.close()
+
+
 def test_every_nth_write_fails_and_nothing_is_unaccounted_for(tmp_path: Path) -> None:
     refuse(tmp_path, [(1, "ENOSPC"), (2, "EROFS"), (7, "EIO")])
 

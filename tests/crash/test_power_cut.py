@@ -71,6 +71,27 @@ for number in range(10**9):
 """
 
 
+# Lets go of 12,000 rows by sixteens, never more than a thousand rows ahead of the disk.
+RELEASER = """
+import sys, time
+from lisiere.clock import SystemClock
+from lisiere.config import SpoolConfig
+from lisiere.spool import Spool, store
+
+folder, release_rows = sys.argv[1:]
+if release_rows:
+    store._RELEASE_ROWS, store._RELEASE_S = int(release_rows), 1000.0
+spool = Spool(SpoolConfig(path=folder), SystemClock())
+for first in range(1, 12001, 16):
+    sys.stdout.write(f"a {first + 15}\\n")
+    sys.stdout.flush()
+    spool.acknowledge(range(first, first + 16))
+    while not release_rows and len(spool.released) > 1024:
+        time.sleep(0.001)
+spool.close()
+"""
+
+
 @dataclass
 class Word:
     """What the writer said before the power went."""
@@ -175,6 +196,39 @@ def cut_power(
         finally:
             disk.close()
         shutil.rmtree(root)
+
+
+def repeated(root: Path, control: Path, cut: int, release_rows: str = "") -> int:
+    """Run the releaser until the power goes; return how many rows it had let go of and are there again."""
+    root.mkdir()
+    spool = Spool(SpoolConfig(path=str(root / "spool")), SystemClock())
+    for number in range(12_000):
+        spool.append("dock", b'{"life": 0, "number": %d}' % number)
+    assert spool.close()
+    disk, word = Disk(root, control), Word(spool.epoch, spool.committed)
+    try:
+        disk.arm(cut)
+        command = [sys.executable, "-c", RELEASER, str(root / "spool"), release_rows]
+        told = subprocess.run(command, stdout=subprocess.PIPE, env=disk.environment, text=True, check=False)
+        for line in told.stdout.splitlines(keepends=True):
+            if line.endswith("\n"):
+                word.take(line)
+        disk.restore(Merciless())
+    finally:
+        disk.close()
+    check(root / "spool", word)
+    reader = SpoolReader(root / "spool")
+    there = len(reader.after(0, 20_000, up_to=word.released))
+    reader.close()
+    return there
+
+
+def test_a_power_cut_repeats_no_more_than_was_acknowledged_since_the_last_commit(tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    most = max(repeated(tmp_path / str(run), tmp_path, rng.randrange(60, 600)) for run in range(2))
+    print(f"at most {most} came twice")  # noqa: T201
+    assert 0 < most <= 1024 + 2 * 16, "None: nothing was let go of without a sync, so that this shows nothing."
+    assert repeated(tmp_path / "late", tmp_path, 600, release_rows="100000") > 1024 + 2 * 16
 
 
 @pytest.mark.parametrize("max_rows", [1_000_000, 300], ids=["roomy", "full"])

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lisiere.spool import SpoolReader
+from lisiere.clock import SystemClock
+from lisiere.config import SpoolConfig
+from lisiere.spool import Counts, Spool, SpoolReader
 
 KILLS = 2
 
@@ -29,6 +31,24 @@ while True:
     for number in range(20):
         spool.append("dock", b'{"x": "' + b"y" * 500 + b'"}')
     spool.acknowledge([spool.committed - 40])
+"""
+
+# Lets go of a thousand rows by sixteens, and says so; the kill comes before any of them is deleted.
+RELEASER = """
+import sys
+from lisiere.clock import SystemClock
+from lisiere.config import SpoolConfig
+from lisiere.spool import Spool, store
+
+store._RELEASE_ROWS, store._RELEASE_S = 10**9, 1000.0
+spool = Spool(SpoolConfig(path=sys.argv[1]), SystemClock())
+for number in range(1000):
+    spool.append("dock", b'{"x": "' + b"y" * 500 + b'"}')
+spool.flush()
+for first in range(1, 1001, 16):
+    spool.acknowledge(range(first, min(first + 16, 1001)), {"dock": 16})
+    print(first + 15, flush=True)
+sys.stdin.read()
 """
 
 
@@ -55,3 +75,30 @@ def test_a_killed_writer_keeps_its_word(seed: int, tmp_path: Path) -> None:
         assert len(seqs) == counts.accepted - counts.acknowledged
         assert seqs == sorted(set(seqs))
         assert seqs[-1] == counts.accepted
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_what_was_acknowledged_does_not_come_again_after_a_kill(seed: int, tmp_path: Path) -> None:
+    lots = random.Random(seed).randrange(1, 62)
+    command = [sys.executable, "-c", RELEASER, str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    told = [int(process.stdout.readline()) for _ in range(lots)]
+    process.kill()
+    told += [int(line) for line in process.stdout if line.endswith("\n")]
+    process.stdout.close()
+    process.stdin.close()
+    process.wait(10)
+    released = min(told[-1], 1000)
+    before = SpoolReader(tmp_path)
+    assert before.waiting() == {"dock": 1000}, "Something was deleted before the kill, so that this shows nothing."
+    before.close()
+    spool = Spool(SpoolConfig(path=str(tmp_path)), SystemClock())
+    reader = SpoolReader(tmp_path)
+    seqs = [row.seq for row in reader.after(0, 2000)]
+    counts = reader.counts()["dock"]
+    reader.close()
+    spool.close()
+    assert set(range(max(told[-1] + 17, 1), 1001)) <= set(seqs) <= set(range(released + 1, 1001))
+    assert counts == Counts(1000, 1000 - len(seqs), sent=1000 - len(seqs))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import shutil
 import socket
 import ssl
@@ -30,11 +29,12 @@ from lisiere.settings.links import MqttConfig, TlsConfig
 from lisiere.settings.sensors import MqttSource, MqttTopic
 from lisiere.sources.mqtt import MqttTopics
 from lisiere.subscriber import Result, Subscriber
-from lisiere.sync.transports import Acked, Event, Will
+from lisiere.sync.transports import Acked, Will
 from lisiere.sync.transports.mqtt import MqttTransport
 from lisiere.values import Reading
 from support import require
 from support.brokers import free_port, running_mosquitto
+from support.events import Events
 from support.wire import Envelopes
 
 WILL = Will("t/status", b"offline")
@@ -129,8 +129,8 @@ def transport(port: int, ca: Authority, own: Authority, certificate: str = "devi
 
 
 def test_mutual_tls_delivers(port: int, authority: Authority) -> None:
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     connection = transport(port, authority, authority)
+    events = Events(connection)
     connection.connect(WILL, events.put)
     token = connection.publish("t/x", b"1")
     assert events.get(timeout=10) == Acked(token)
@@ -155,6 +155,7 @@ def test_sensors_come_by_mutual_tls_and_not_from_a_broker_of_another_authority(
         reading = pool.submit(next, topics(authority))
         while not reading.done():  # what comes before it has subscribed goes to nobody
             connection.publish("t/level", b"7")
+            connection.wait(0.05)
             with contextlib.suppress(NotYet):
                 reading.result(0.05)
     connection.close()
@@ -336,6 +337,7 @@ def test_a_subscriber_takes_mutual_tls(port: int, authority: Authority) -> None:
     connection.connect(WILL, lambda _event: None)
     with Subscriber("127.0.0.1", port, tls=context) as subscriber:
         connection.publish("lisiere/v1/sim/result/dock", Envelopes().result(1))
+        connection.wait(0)
         event = subscriber.next(10)
     connection.close()
     assert isinstance(event, Result)

@@ -7,6 +7,7 @@ epoch of its own and begins with a gap record that says what became of the old o
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -24,6 +25,7 @@ from lisiere.spool.reader import SCHEMA_VERSION, checksum, database_file, highes
 _CHECK_S = 2.0  # a larger file is checked in part at the start; `lisiere spool verify` checks it whole
 _CHECK_STEPS = 10_000  # of SQLite's virtual machine between two looks at the clock
 _MARK = "spool.mark"
+_PASSING = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT)
 _MARK_BYTES = 64
 
 
@@ -88,7 +90,9 @@ def connect(file: Path, clock: Clock, mark: tuple[str, int] | None) -> sqlite3.C
         Damaged: it is not what was written.
         Permanent: it was made by a newer version.
         sqlite3.Error: it cannot be opened.
+        OSError: there is no file at its path, and none can be made.
     """
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))  # says why not; SQLite does not
     db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     db.text_factory = lenient
     try:
@@ -117,6 +121,25 @@ def is_damage(error: sqlite3.Error) -> bool:
     """
     missing = isinstance(error, sqlite3.OperationalError) and str(error).startswith(("no such ", "duplicate column"))
     return missing or type(error) in (sqlite3.DatabaseError, sqlite3.IntegrityError)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether it is the disk that refuses, as a full or read-only one does, and not a file that is wrong."""
+    if isinstance(error, sqlite3.Error):
+        return isinstance(error, sqlite3.OperationalError) and not is_damage(error)
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder and sync its entry in the one above: SQLite syncs what is in it, and a power cut takes the rest.
+
+    It is synced as well when it is there already, since who made it may have been killed before.
+    """
+    absent = [above for above in folder.parents if not above.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in (folder, *absent):
+        with contextlib.suppress(PermissionError):  # a folder that may be entered and not read: it was there before
+            sync_folder(made.parent)
 
 
 def migrate(db: sqlite3.Connection, file: Path, up_to: int = SCHEMA_VERSION) -> None:

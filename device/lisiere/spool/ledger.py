@@ -31,6 +31,10 @@ _RETURNING = (
     "RETURNING seq, kind, COALESCE(pipeline, ''), COALESCE(CAST(accepted_ts AS REAL), 0), "
     "COALESCE(CAST(body AS BLOB), x'')"
 )
+_SUMS = (
+    "SELECT COALESCE(pipeline, ''), COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM queue WHERE seq BETWEEN ? AND ? "
+    "GROUP BY 1"
+)
 _DELETE = "DELETE FROM queue WHERE seq IN (SELECT seq FROM queue"
 _COLUMN: dict[Reason, str] = {
     "spool_full": "evicted",
@@ -59,6 +63,7 @@ class Batch:
     rows: list[Handed] = field(default_factory=list)
     size: int = 0  # bytes of bodies in `rows`
     acknowledged: list[int] = field(default_factory=list)
+    recalled: list[int] = field(default_factory=list)  # acknowledged before a kill, and not yet counted as sent
     aside: list[tuple[int, Reason]] = field(default_factory=list)  # seq, and why it is never delivered
     sent: Counter[str] = field(default_factory=Counter)  # results handed to a transport, by pipeline
 
@@ -119,6 +124,8 @@ class Ledger:
         try:
             for pipeline, number in batch.sent.items():
                 self._count(pipeline, "sent", number, 0)
+            if batch.recalled:
+                self._acknowledge(batch.recalled, unsent=True)
             if batch.acknowledged:
                 self._acknowledge(batch.acknowledged)
             if batch.aside:
@@ -184,24 +191,25 @@ class Ledger:
         now = self._now
         self._now = replace(now, seq=seq, rows=now.rows + len(rows), size=now.size + size, expiry=expiry)
 
-    def _acknowledge(self, seqs: list[int]) -> None:
+    def _acknowledge(self, seqs: list[int], unsent: bool = False) -> None:
         """Delete what was delivered."""
-        gone = freed = gaps = 0
         runs: list[list[int]] = []  # what is acknowledged in order goes by few statements
         for seq in sorted(set(seqs)):
             if runs and runs[-1][1] == seq - 1:
                 runs[-1][1] = seq
             else:
                 runs.append([seq, seq])
-        for run in runs:
-            found = self._db.execute(
-                "DELETE FROM queue WHERE seq BETWEEN ? AND ? RETURNING kind, COALESCE(pipeline, ''), LENGTH(body)", run
-            ).fetchall()
-            for kind, pipeline, length in found:
-                gone, freed, gaps = gone + 1, freed + length, gaps + (kind == "gap")
-                self._count(pipeline, "acknowledged", 1, -length)
         now = self._now
-        self._now = replace(now, rows=now.rows - gone, size=now.size - freed, gaps=now.gaps - gaps)
+        rows, size, gaps = now.rows, now.size, now.gaps
+        for run in runs:
+            # Not RETURNING: each row that is returned lets go of the interpreter's lock and has to win it back.
+            for pipeline, number, length in self._db.execute(_SUMS, run).fetchall():
+                self._count(pipeline, "acknowledged", number, -length)
+                if unsent and pipeline:
+                    self._count(pipeline, "sent", number, 0)
+                rows, size, gaps = rows - number, size - length, gaps - (0 if pipeline else number)
+            self._db.execute("DELETE FROM queue WHERE seq BETWEEN ? AND ?", run)
+        self._now = replace(now, rows=rows, size=size, gaps=gaps)
 
     def _put_aside(self, aside: list[tuple[int, Reason]]) -> None:
         """Delete what can never be delivered, and write down what went."""

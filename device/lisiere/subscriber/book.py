@@ -98,7 +98,8 @@ class Book:
                 self._holed.add(key)
         elif message.state == "online":
             self._offline.discard(message.device)
-            self._ledger(message.device, message.epoch, now).stir(now)  # its backlog comes now
+            if message.epoch:  # else its spool could not be opened yet
+                self._ledger(message.device, message.epoch, now).stir(now)  # its backlog comes now
         elif message.device in self._epochs:
             self._offline.add(message.device)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from lisiere.sync.transports import Acked, Denied, Event, Lost, Received, Refuse
 
 log = logging.getLogger(__name__)
 
-Inbox = queue.SimpleQueue[Event | None]
+Inbox = deque[Event]  # what the transport has told; the oldest first
 
 _FETCH_ROWS = 64
 _FAREWELL_S = 2.0
@@ -61,12 +59,13 @@ class Connection:
     """What is known for the length of one connection: cursors, and what is under way.
 
     Args:
+        reader: None where the spool could not be opened yet.
         drafter: puts the rows that `reader` gives into messages.
         aside: what goes before any row: status, health, metrics, replies. Others may append to it.
     """
 
     def __init__(
-        self, terms: Terms, transport: Transport, reader: SpoolReader, drafter: Drafter, aside: deque[Draft]
+        self, terms: Terms, transport: Transport, reader: SpoolReader | None, drafter: Drafter, aside: deque[Draft]
     ) -> None:
         self._terms = terms
         self.transport = transport
@@ -80,7 +79,7 @@ class Connection:
         self._late_at = 0
         self._live: deque[Row] = deque()
         self._late: deque[Row] = deque()
-        self._late_done = False
+        self._late_done = reader is None
         self._heads: dict[bool, Draft] = {}  # late or live -> the draft that is next
         self._credit = 0.0  # of the backlog: above 1, it is its turn
         self._under_way: dict[int, _Sent] = {}  # by token; oldest first
@@ -131,23 +130,19 @@ class Connection:
             Retryable: nothing has been acknowledged for too long.
         """
         clock, timeout = self._terms.clock, self._terms.settings.ack_timeout_s
-        events: list[Event | None] = []
         wait = min(timeout, _DENIED_S) if self.denied else timeout
         if self._under_way:
             wait = next(iter(self._under_way.values())).at + timeout - clock.monotonic()
-            if wait <= 0 and inbox.empty():
-                raise Retryable(f"The broker has not acknowledged a message for {timeout:g} s.")
+            if wait <= 0:
+                self.transport.wait(0)  # it may be there and unread
+                if not inbox:
+                    raise Retryable(f"The broker has not acknowledged a message for {timeout:g} s.")
         if most_s is not None:
             wait = min(wait, most_s)
         if self._terms.awaited is not None and (overdue := self._terms.awaited.next_s()) is not None:
             wait = min(wait, overdue)
-        try:
-            events.append(inbox.get(timeout=max(wait, 0.0)))
-            while True:
-                events.append(inbox.get_nowait())
-        except queue.Empty:
-            pass
-        return [event for event in events if event is not None]
+        self.transport.wait(0 if inbox else max(wait, 0.0))
+        return [inbox.popleft() for _ in range(len(inbox))]
 
     def take(self, events: list[Event]) -> None:
         """Let rows go that are acknowledged or can never be delivered, and pass commands on.
@@ -190,11 +185,7 @@ class Connection:
 
     def settle(self, inbox: Inbox) -> None:
         """Take what came before the connection was lost, so that what is acknowledged is not sent again."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                event = inbox.get_nowait()
-                if isinstance(event, Acked | Refused):
-                    self.take([event])
+        self.take([event for event in tuple(inbox) if isinstance(event, Acked | Refused)])
 
     def farewell(self, inbox: Inbox, status: Draft) -> None:
         """Say that the device stops on purpose, and wait a moment for what is under way."""
@@ -208,8 +199,7 @@ class Connection:
 
     def _next(self) -> Draft | None:
         """Return what is to go next, or None while nothing can."""
-        # What is let go of and still on disk would come twice after a kill, like what is under way.
-        room = len(self._under_way) + self._terms.spool.releasing < self._window
+        room = len(self._under_way) < self._window
         if self._aside and (room or not self._aside[0].qos):
             return self._aside[0]
         awaited = self._terms.awaited
@@ -259,18 +249,21 @@ class Connection:
         newest = self._terms.spool.committed
         if newest <= self._live_at:
             return False
+        if self._reader is None:
+            raise Retryable("The spool can be used by now: it is read from its beginning.")
         found = self._reader.after(self._live_at, _FETCH_ROWS, newest, self.denied)
         self._live_at = found[-1].seq if len(found) == _FETCH_ROWS else newest
         self._live.extend(found)
         return bool(found)
 
     def _fetch_late(self) -> bool:
-        if self._late_done:
+        if self._late_done or self._reader is None:
             return False
+        released = self._terms.spool.released  # what an earlier connection delivered
         found = self._reader.after(self._late_at, _FETCH_ROWS, self._boundary, self.denied)
         if found:
             self._late_at = found[-1].seq
-            self._late.extend(found)
+            self._late.extend(row for row in found if row.seq not in released)
         else:
             self._late_done = True
         return bool(found)
@@ -304,7 +297,7 @@ class Connection:
             self._credit = max(0.0, self._credit)
         del self._heads[draft.late]
         self._busy.update(draft.seqs)
-        self._sent.update(row.pipeline for row in draft.rows if row.kind == "result")
+        self._sent.update(row.pipeline for row in draft.rows if row.pipeline)
         self._trial = self._terms.suspects.alone(draft.seqs)
 
     def _settled(self, token: int) -> Draft | None:

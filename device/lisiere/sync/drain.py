@@ -8,7 +8,6 @@ starves.
 from __future__ import annotations
 
 import logging
-import queue
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -89,7 +88,8 @@ class Drain:
             received,
             self._tell_denied,
         )
-        self._inbox: Inbox = queue.SimpleQueue()
+        self._inbox: Inbox = deque()
+        self._transport: Transport | None = None
         self._aside: deque[Draft] = deque()
         self._connection: Connection | None = None
         self._finishing = False
@@ -112,7 +112,7 @@ class Drain:
 
     def committed(self, _seq: int) -> None:
         """Hear from the spool that a commit is on disk."""
-        self._inbox.put(None)
+        self._rouse()
 
     def send(self, topic: str, payload: bytes, qos: int = 0) -> bool:
         """Send what is worth something only now (health, metrics, replies); return whether it will be sent.
@@ -122,7 +122,7 @@ class Drain:
         if self._connection is None or len(self._aside) >= _ASIDE_MAX:
             return False
         self._aside.append(Draft(topic, payload, qos))
-        self._inbox.put(None)
+        self._rouse()
         return True
 
     def acknowledge(self, payload: bytes) -> AckAnswer:
@@ -143,23 +143,24 @@ class Drain:
             raise Rejected(f"The epoch is {self._spool.epoch}.")
         seqs = self._awaited.acknowledged(command.ranges)
         self._spool.acknowledge(seqs)
-        self._inbox.put(None)  # there is room to send more
+        self._rouse()  # there is room to send more
         return AckAnswer(acknowledged=len(seqs))
 
     def finish(self) -> None:
         """Deliver what the spool holds, then end."""
         self._finishing = True
-        self._inbox.put(None)
+        self._rouse()
 
     def stop(self, farewell: bool = True) -> None:
         """End now; what is not acknowledged stays in the spool. Without a farewell nobody hears of it."""
         self._farewell = farewell
         self._stopping = True
-        self._inbox.put(None)
+        self._rouse()
 
     def renew(self) -> None:
         """Give the connection up for a new one, since what it was refused may be allowed now."""
-        self._inbox.put(Lost("The connection is renewed."))
+        self._inbox.append(Lost("The connection is renewed."))
+        self._rouse()
 
     def run(self) -> None:
         """Connect and deliver until told to end.
@@ -170,17 +171,17 @@ class Drain:
         """
         if self._stopping or (self._finishing and self._delivered):
             return
-        inbox: Inbox = queue.SimpleQueue()
+        inbox: Inbox = deque()
         self._inbox = inbox
         self._aside.clear()
-        transport = self._open_transport()
-        reader = self._open_reader()
+        transport = self._transport = self._open_transport()
+        # A disk that refused at the start holds no message up: what is worth something only now goes meanwhile.
+        reader = self._open_reader() if self._spool.epoch else None
         try:
-            transport.connect(Will(self._topics.status, self._status("offline").payload), inbox.put)
+            transport.connect(Will(self._topics.status, self._status("offline").payload), inbox.append)
             self._aside.append(self._status("online"))
-            connection = self._connection = Connection(
-                self._terms, transport, reader, self._drafter(self._same_spool(reader.epoch)), self._aside
-            )
+            drafter = self._drafter(self._same_spool(reader.epoch if reader is not None else ""))
+            connection = self._connection = Connection(self._terms, transport, reader, drafter, self._aside)
             try:
                 self._deliver(connection, inbox)
             except Retryable:
@@ -193,9 +194,10 @@ class Drain:
             if self._farewell:
                 connection.farewell(inbox, self._status("stopped"))
         finally:
-            self._connection = None
+            self._connection = self._transport = None
             transport.close()
-            reader.close()
+            if reader is not None:
+                reader.close()
 
     def _same_spool(self, epoch: str) -> str:
         """Return the epoch; what is remembered of rows ends with the one that they were of."""
@@ -205,6 +207,11 @@ class Drain:
             if self._awaited is not None:
                 self._awaited.clear()
         return epoch
+
+    def _rouse(self) -> None:
+        """Have the drain's thread look at what is new."""
+        if (transport := self._transport) is not None:
+            transport.wake()
 
     def _drafter(self, epoch: str) -> Drafter:
         return Drafter(self._device, self._topics, epoch, self._clock, self._settings, self._aws_topics, self._timeline)
@@ -223,6 +230,8 @@ class Drain:
             if not hears and self._clock.monotonic() - asked > _LISTEN_S:
                 hears, asked = self._listen(connection.transport), self._clock.monotonic()
             pause = connection.fill()
+            if self._finishing and not connection.rows_under_way:
+                self._spool.hurry()  # what is waited for is that nothing is left on disk
 
     def _listen(self, transport: Transport) -> bool:
         """Ask for commands, and return whether they will come; if not, results are delivered all the same."""

@@ -176,7 +176,10 @@ class GapEnvelope(GapBody, frozen=True, kw_only=True):
 
 
 class StatusMessage(Struct, frozen=True, kw_only=True):
-    """Retained on `status`: `online` at birth, `stopped` after a clean stop, `offline` by the broker's will."""
+    """Retained on `status`: `online` at birth, `stopped` after a clean stop, `offline` by the broker's will.
+
+    `epoch` is empty while the spool cannot be opened, because its disk refuses.
+    """
 
     schema: Literal["lisiere.status/1"] = "lisiere.status/1"
     device: str

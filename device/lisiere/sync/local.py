@@ -79,6 +79,12 @@ class LocalFan:
 
     def run(self) -> None:
         """Publish what is committed until stopped."""
+        while not (self._spool.epoch or self._stopping):  # its disk refuses
+            self._wake.wait()
+            self._wake.clear()
+            self._at = self._spool.committed
+        if self._stopping:
+            return
         reader = self._open_reader()
         try:
             while not self._stopping:

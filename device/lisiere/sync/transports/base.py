@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -47,7 +48,7 @@ class Received:
 
 
 Event = Acked | Lost | Refused | Denied | Received
-# Called from any thread; must return at once.
+# Called from any thread, in `wait` or beside it; must return at once.
 Listener = Callable[[Event], None]
 
 
@@ -61,6 +62,22 @@ class Will:
 
 MESSAGE_MAX_BYTES = 128 * 1024  # AWS IoT Core ends the connection of who sends more, and so do other brokers
 JSON = "application/json"
+
+
+class Bell:
+    """What ends a wait: rung from any thread, heard by one. For transports that others carry on with."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+
+    def ring(self) -> None:
+        """End the wait that is under way, or the next one."""
+        self._rung.set()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until it is rung; for so many seconds at most."""
+        self._rung.wait(timeout)
+        self._rung.clear()
 
 
 class Transport(Protocol):
@@ -94,6 +111,8 @@ class Transport(Protocol):
     ) -> int:
         """Send one message and return its token; for QoS 1 an `Acked`, a `Refused` or a `Denied` with it follows.
 
+        It may leave as late as with the next `wait`.
+
         `content` is the payload's MIME type, and `expiry_s` after how many seconds it is worth nothing any more; both
         are told where the protocol has a place for them.
 
@@ -107,6 +126,12 @@ class Transport(Protocol):
         Raises:
             Retryable: it is not allowed, or the connection is gone. The connection can still be used where it is there.
         """
+
+    def wait(self, timeout: float) -> None:
+        """Carry on with the connection until something is told or `wake` is called; for so many seconds at most."""
+
+    def wake(self) -> None:
+        """End the `wait` that is under way, or the next one. May be called from any thread."""
 
     def close(self) -> None:
         """Disconnect. What is not acknowledged by now never will be. Calling it twice does no harm."""

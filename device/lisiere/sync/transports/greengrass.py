@@ -20,7 +20,7 @@ from lisiere.errors import Rejected, Retryable
 from lisiere.health import worth_logging
 from lisiere.ipc import LITE_FRAME_BYTES, MESSAGE_MAX_BYTES, Nucleus, Unauthorized, frame_bytes
 from lisiere.settings.links import GreengrassConfig
-from lisiere.sync.transports.base import JSON, Acked, Denied, Listener, Lost, Received, Refused, Will
+from lisiere.sync.transports.base import JSON, Acked, Bell, Denied, Event, Listener, Lost, Received, Refused, Will
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class GreengrassTransport:
         self._nucleus = nucleus
         self._lock = threading.Lock()
         self._listener: Listener | None = None
+        self._bell = Bell()
         self._forget: Callable[[], None] = lambda: None
         self._token = 0
         self._under_way = 0
@@ -53,7 +54,12 @@ class GreengrassTransport:
         """Begin; see `Transport.connect`."""
         if not self._nucleus.connected:
             raise Retryable("There is no connection to the Greengrass nucleus.")
-        self._listener = listener
+
+        def tell(event: Event) -> None:
+            listener(event)
+            self._bell.ring()
+
+        self._listener = tell
         self._forget = self._nucleus.on_lost(self._lost)
 
     @property
@@ -110,6 +116,14 @@ class GreengrassTransport:
             self._nucleus.subscribe(topic, self._arrived, self._unsubscribed)
         except Rejected as error:
             raise Retryable(str(error)) from error
+
+    def wait(self, timeout: float) -> None:
+        """Wait; see `Transport.wait`."""
+        self._bell.wait(timeout)
+
+    def wake(self) -> None:
+        """End a wait; see `Transport.wake`."""
+        self._bell.ring()
 
     def close(self) -> None:
         """Take no part in the connection any more; it stays."""

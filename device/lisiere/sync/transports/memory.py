@@ -11,7 +11,9 @@ from lisiere.sync.transports.base import (
     JSON,
     MESSAGE_MAX_BYTES,
     Acked,
+    Bell,
     Denied,
+    Event,
     Listener,
     Lost,
     Received,
@@ -79,6 +81,7 @@ class MemoryTransport:
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._listener: Listener | None = None
+        self._bell = Bell()
         self._will: Will | None = None
         self._token = 0
         self._waiting: list[int] = []
@@ -90,7 +93,12 @@ class MemoryTransport:
         """Connect; see `Transport.connect`."""
         if not self._broker.online:
             raise Retryable("The broker is away.")
-        self._listener, self._will = listener, will
+
+        def tell(event: Event) -> None:
+            listener(event)
+            self._bell.ring()
+
+        self._listener, self._will = tell, will
         self._broker.connections.append(self)
 
     def publish(
@@ -132,7 +140,17 @@ class MemoryTransport:
         """Subscribe; see `Transport.subscribe`."""
         if self._listener is None:
             raise Retryable("The connection is gone.")
-        self.subscriptions.append(topic)
+        with self._broker.changed:
+            self.subscriptions.append(topic)
+            self._broker.changed.notify_all()
+
+    def wait(self, timeout: float) -> None:
+        """Wait; see `Transport.wait`."""
+        self._bell.wait(timeout)
+
+    def wake(self) -> None:
+        """End a wait; see `Transport.wake`."""
+        self._bell.ring()
 
     def receive(self, topic: str, payload: bytes) -> None:
         """Let a message arrive from the broker, for tests."""

@@ -2,12 +2,16 @@
 
 paho resends everything it holds when it reconnects and keeps what is published while offline, so a client here
 lives for one connection and is never handed more than the drain's window. The spool does the remembering.
+
+paho's loop runs in the drain's own thread, by `wait`: between two threads each message would change hands twice.
 """
 
 from __future__ import annotations
 
+import contextlib
+import select
+import socket
 import ssl
-import threading
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -18,7 +22,10 @@ from lisiere.brokers import Negotiation, authenticate
 from lisiere.errors import Permanent, Retryable
 from lisiere.settings.links import MqttConfig
 from lisiere.sync.transports.base import JSON, MESSAGE_MAX_BYTES, Acked, Denied, Listener, Lost, Received, Refused, Will
+from lisiere.sync.transports.line import LineClient
 
+_TURN_S = 1.0  # how often keeping the connection alive is seen to
+_GOODBYE_S = 0.2  # how long what is left to write may take when the connection is closed
 _NO_TOKEN = 0  # paho's message ids start at 1
 _OVERHEAD_BYTES = 512  # of a PUBLISH beside its payload: topic, properties, header
 _ALIASES_MAX = 128
@@ -58,7 +65,9 @@ class MqttTransport:
         self._negotiation = negotiation or Negotiation(config.protocol)
         self._client: paho.Client | None = None
         self._listener: Listener | None = None
-        self._answered = threading.Event()
+        self._answered = False
+        self._bell: tuple[socket.socket, socket.socket] | None = None  # rung at the first, heard at the second
+        self._rung = False
         self._refusal: str | None = None
         self._reason = 0
         self._refused = _NO_TOKEN
@@ -76,7 +85,7 @@ class MqttTransport:
     def _try(self, will: Will, listener: Listener) -> bool:
         """Connect in one version; return False when another one is to be tried."""
         five = self._negotiation.version == 5
-        client = paho.Client(
+        client = LineClient(
             paho.CallbackAPIVersion.VERSION2,
             self._client_id,
             clean_session=None if five else True,
@@ -91,7 +100,7 @@ class MqttTransport:
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
-        self._answered.clear()
+        self._answered = False
         self._refusal, self._reason, self._listener, self._client = None, 0, listener, client
         host, port = self._config.address
         where = f"{host}:{port}"
@@ -101,8 +110,14 @@ class MqttTransport:
             raise Retryable(f"TLS with the broker {where} failed: {error}") from error
         except OSError as error:
             raise Retryable(f"The broker {where} cannot be reached: {error}") from error
-        client.loop_start()
-        answered = self._answered.wait(self._config.connect_timeout_s)
+        self._bell = socket.socketpair()
+        for end in self._bell:
+            end.setblocking(False)
+        left = self._config.connect_timeout_s
+        while not self._answered and left > 0:
+            self._turn(min(left, _TURN_S / 10))  # a turn that ends sooner has brought it nearer
+            left -= _TURN_S / 10
+        answered = self._answered
         if answered and self._refusal is None:
             self._negotiation.accepted()
             return True
@@ -149,12 +164,47 @@ class MqttTransport:
         if self._client is None or self._client.subscribe(topic, 1)[0] != paho.MQTT_ERR_SUCCESS:
             raise Retryable("The connection is gone.")
 
+    def wait(self, timeout: float) -> None:
+        """Read and write what there is to; see `Transport.wait`. It may return sooner."""
+        self._turn(min(timeout, _TURN_S))
+
+    def wake(self) -> None:
+        """End a wait; see `Transport.wake`."""
+        if (bell := self._bell) is not None and not self._rung:
+            self._rung = True
+            with contextlib.suppress(OSError):  # closed meanwhile
+                bell[0].send(b"\0")
+
     def close(self) -> None:
-        """Disconnect cleanly (the broker drops the will) and end paho's thread."""
-        client, self._client, self._listener = self._client, None, None
-        if client is not None:
-            client.disconnect()
-            client.loop_stop()
+        """Disconnect cleanly: the broker drops the will."""
+        self._listener = None
+        if (client := self._client) is not None:
+            line = client.socket()
+            if line is not None and line.unsent:
+                self._turn(_GOODBYE_S)
+            client.disconnect()  # which closes the line
+        bell, self._client, self._bell = self._bell, None, None
+        for end in bell or ():
+            end.close()
+
+    def _turn(self, timeout: float) -> None:
+        """Wait until there is something to read, room to write or a ring, for so long at most; then do that."""
+        client, bell = self._client, self._bell
+        line = client.socket() if client is not None else None
+        if client is None or bell is None or line is None:
+            return
+        line.flush()
+        if line.pending():
+            timeout = 0.0
+        readable, writable, _ = select.select((line, bell[1]), (line,) if line.unsent else (), (), timeout)
+        if bell[1] in readable:
+            bell[1].recv(64)
+            self._rung = False  # who rings from now on finds that its news is looked at
+        if writable:
+            line.flush()
+        if line in readable or line.pending():
+            client.loop_read()
+        client.loop_misc()
 
     def _aliased(self, topic: str) -> tuple[str, int | None]:
         """Give a topic its number on this connection; return what to send as the topic, and the number."""
@@ -199,7 +249,7 @@ class MqttTransport:
             self._aliases_max = min(getattr(properties, "TopicAliasMaximum", 0), _ALIASES_MAX)
             if getattr(properties, "MaximumQoS", 1) == 0:
                 self._refusal, self._reason = "it takes QoS 0 only", _NO_SUCH_BROKER[1]
-        self._answered.set()
+        self._answered = True
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         if (listener := self._listener) is None:
@@ -219,9 +269,8 @@ class MqttTransport:
             listener(Received(message.topic, bytes(message.payload)))
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if not self._answered.is_set():
-            self._refusal = str(reason)
-            self._answered.set()
+        if not self._answered:
+            self._refusal, self._answered = str(reason), True
         if (listener := self._listener) is not None:
             if reason.value == _TAKEN_OVER:
                 listener(Lost(f"Another client calls itself {self._client_id!r} and has taken the connection over."))
