@@ -109,7 +109,6 @@ class Presence:
     def finish(self) -> list[Change]:
         """End what is present with the last frame, and start anew."""
         changes = [self._end(label) for label in list(self._open)]
-        self._smoothed[:] = 0
         self._window.clear()
         self._votes[:] = 0
         self._rising.clear()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lisiere.errors import Rejected
@@ -46,6 +46,7 @@ def test_the_fewest_points_are_those_of_the_formula(coverage: float, fewest: int
 
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 999))
+@example(99, 70)  # 100 * 0.07 is a little more than 7
 def test_the_limit_is_the_quantile_corrected_for_a_finite_set(points: int, thousandths: int) -> None:
     rank = math.ceil((points + 1) * Fraction(thousandths, 1000))
     scores = np.arange(1, points + 1, dtype=np.float64)

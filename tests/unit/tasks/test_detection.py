@@ -230,6 +230,20 @@ def test_nonsense_is_rejected_and_named(tmp_path: Path, row: Any, count: float |
         detect(ssd(tmp_path, row, count=count))
 
 
+@pytest.mark.parametrize(
+    ("objectness", "score", "why"),
+    [(math.nan, 0.9, "not all numbers"), (7.0, 0.1, "from .* to 7"), (0.4, 2.0, "to 2"), (0.9, math.nan, "not all")],
+)
+def test_each_factor_of_a_yolo_s_score_is_a_share(tmp_path: Path, objectness: float, score: float, why: str) -> None:
+    rows = floats([[[16, 16, 8, 8, objectness, 0, score, 0]]])
+    with pytest.raises(Rejected, match=why):
+        detect(detector(tmp_path, V5, {"rows": rows}))
+
+
+def test_a_score_that_rounding_has_made_more_than_one_is_one(tmp_path: Path) -> None:
+    assert detect(ssd(tmp_path, (0, 1.0005, [0.25, 0, 0.75, 0.5]))).objects[0].score == 1.0
+
+
 def test_a_box_that_is_below_the_threshold_may_be_anything(tmp_path: Path) -> None:
     assert detect(ssd(tmp_path, (99, 0.1, [math.nan] * 4))).objects == []
 
@@ -298,6 +312,11 @@ def test_priors_that_are_none_are_rejected(tmp_path: Path, text: str) -> None:
         (V5, {"rows": np.zeros((1, 5, 7))}, "has 3 labels, but the model's output has 2 classes"),
         (RAW, {"boxes": np.zeros((1, 2, 4)), "scores": np.zeros((1, 3, 4))}, r"takes an output of \[1, 2, …\]"),
         (RAW, {"boxes": np.zeros((1, 2, 4)), "scores": np.zeros((1, 2, 3))}, "has 3 labels, .* has 2 classes"),
+        (
+            SsdRawHead(boxes="boxes", scores="scores", priors="priors.csv", background=4),
+            {"boxes": np.zeros((1, 2, 4)), "scores": np.zeros((1, 2, 4))},
+            "`task.head.background` is 4, and there are 4 classes",
+        ),
         (SSD, {"boxes": np.zeros((1, 2, 5))}, r"takes an output of \[1, …, 4\]"),
         (SSD, {"boxes": np.zeros((1, 2, 4)), "classes": np.zeros((1, 2)), "scores": np.zeros((1, 3))}, "scores"),
     ],

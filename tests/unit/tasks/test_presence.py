@@ -156,6 +156,18 @@ def test_a_gap_or_time_going_back_ends_what_is_present_with_the_last_frame(step:
     ]
 
 
+def test_nothing_is_carried_over_a_gap() -> None:
+    assert feed(Presence(at_once(min_s=1.0), 1, None, True), [(1, [0.9]), (20, [0.9]), (0.5, [0.9])]) == []
+    slow = Presence(at_once(smoothing="majority", span_s=100.0, gap_s=20.0), 1, None, True)
+    changes = feed(slow, [(1, [1.0]), (1, [1.0]), (30, [0.0])])
+    assert [change.phase for change in changes] == ["new", "end"]
+
+
+def test_what_no_frame_shows_never_begins() -> None:
+    changes = feed(Presence(at_once(enter=0.0, leave=0.0), 2, None, False), [(1, [0.1, 0.0])] * 3)
+    assert [(change.phase, change.stay.label) for change in changes] == [("new", 0)]
+
+
 def test_what_lasts_is_told_again() -> None:
     changes = feed(Presence(at_once(update_s=3.0), 1, None, True), [(1, [0.9])] * 8)
     assert [(change.phase, change.stay.until) for change in changes] == [("new", 101), ("update", 104), ("update", 107)]
