@@ -215,6 +215,9 @@ def _check_engine(pipeline: PipelineConfig, at: str) -> None:
             raise ConfigError("The detector classifies nothing: leave `output` away.", f"{at}.output")
         if pipeline.forecast is not None:
             raise ConfigError("The detector forecasts nothing: leave `forecast` away.", f"{at}.forecast")
+        for name, otherwise in (("backend", "auto"), ("threads", 1)):
+            if getattr(pipeline, name) != otherwise:
+                raise ConfigError(f"`{name}` is for a model, and the detector is none.", f"{at}.{name}")
         window = pipeline.window or WindowConfig()
         given = {name: getattr(window, name) for name in ("channels", "length", "step_s", "stride", "max_gap")}
         for name, value in given.items():

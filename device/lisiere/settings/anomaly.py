@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from msgspec import Meta
@@ -66,6 +67,8 @@ def check_alarm(alarm: AlarmConfig, step_s: float, at: str) -> None:
     given = [name for name in ("threshold", "rate", "false_alarms_per_day") if getattr(alarm, name) is not None]
     if len(given) > 1:
         raise ConfigError(f"Of {' and '.join(given)} one says when there is an alarm.", at)
+    if alarm.threshold is not None and not math.isfinite(alarm.threshold):
+        raise ConfigError("A `threshold` is a number.", f"{at}.threshold")
     rate = alarm.wanted_rate(step_s)
     if rate is not None and rate >= 0.04:
         raise ConfigError(

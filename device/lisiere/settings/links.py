@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import stat
 from pathlib import Path
 from typing import Annotated, Literal
@@ -118,7 +119,22 @@ def check_link(transport: MqttConfig | GreengrassConfig) -> None:
     if transport.backlog_zstd and importlib.util.find_spec("zstandard") is None:
         raise ConfigError("zstandard is not installed: pip install 'lisiere[zstd]'.", "$.transport.backlog_zstd")
     if isinstance(transport, MqttConfig):
+        check_host(transport.host, "$.transport")
         check_secrets(transport.password_file, transport.tls, "$.transport")
+
+
+def check_host(host: str, at: str) -> None:
+    """Check that a host can be looked up at all; `at` is what it is a part of.
+
+    Raises:
+        ConfigError: it is no name and no address.
+    """
+    try:
+        good = bool(host.encode("idna")) and not re.search(r"[\s/\x00-\x1f\x7f]", host)
+    except UnicodeError:
+        good = False
+    if not good:
+        raise ConfigError(f"{host[:80]!r} is neither a host's name nor an address.", f"{at}.host")
 
 
 def resolve_secrets(

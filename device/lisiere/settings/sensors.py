@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from lisiere.documents import Absolute, Part, Seconds
 from lisiere.errors import ConfigError
-from lisiere.settings.links import TlsConfig, check_secrets, resolve_secrets
+from lisiere.settings.links import TlsConfig, check_host, check_secrets, resolve_secrets
 
 # sun_path of sockaddr_un, without the byte that ends it.
 UNIX_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107
@@ -275,20 +276,14 @@ def check_sensor(source: SensorSource, at: str) -> None:
         case SocketSource():
             _check_socket(source, at)
         case MqttSource():
+            check_host(source.host, at)
             check_secrets(source.password_file, source.tls, at)
             for index, topic in enumerate(source.topics):
                 _check_topic(topic, f"{at}.topics[{index}]")
                 if any(topic.topic == other.topic for other in source.topics[:index]):
                     raise ConfigError(f"The topic {topic.topic!r} stands twice.", f"{at}.topics[{index}].topic")
         case ModbusSource():
-            if (source.host is None) == (source.device is None):
-                raise ConfigError("Modbus has either a `host` (TCP) or a `device` (RTU).", at)
-            for channel, value in source.values.items():
-                last = value.address + REGISTERS[value.number] - 1 if value.kind in ("holding", "input") else 0
-                if last > 65_535:
-                    raise ConfigError(
-                        f"A {value.number} at {value.address} ends beyond register 65535.", f"{at}.values.{channel}"
-                    )
+            _check_modbus(source, at)
         case SerialSource():
             _check_serial(source, at)
 
@@ -306,6 +301,26 @@ def _check_socket(source: SocketSource, at: str) -> None:
             )
     elif (port := int(source.listen.rpartition(":")[2])) > 65535:
         raise ConfigError(f"{port} is not a TCP port.", f"{at}.listen")
+
+
+def _check_modbus(source: ModbusSource, at: str) -> None:
+    if (source.host is None) == (source.device is None):
+        raise ConfigError("Modbus has either a `host` (TCP) or a `device` (RTU).", at)
+    if source.host is not None:
+        check_host(source.host, at)
+        if source.line != SerialLine():
+            raise ConfigError("`line` sets a serial port, and Modbus by TCP (`host`) has none.", f"{at}.line")
+    for channel, value in source.values.items():
+        where = f"{at}.values.{channel}"
+        if value.kind in ("coil", "discrete"):
+            if (value.number, value.words, value.bytes) != ("uint16", "big", "big"):
+                raise ConfigError(
+                    "A coil or discrete input is 0 or 1: leave `number`, `words` and `bytes` away.", where
+                )
+        elif value.address + REGISTERS[value.number] > 65_536:
+            raise ConfigError(f"A {value.number} at {value.address} ends beyond register 65535.", where)
+        if not (math.isfinite(value.scale) and math.isfinite(value.offset) and value.scale):
+            raise ConfigError("`scale` and `offset` are numbers, and `scale` is not 0.", where)
 
 
 def _check_topic(topic: MqttTopic, at: str) -> None:

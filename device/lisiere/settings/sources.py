@@ -116,6 +116,25 @@ def check_frames(source: FrameSource, at: str) -> None:
         raise ConfigError("`format` is for a `command`.", f"{at}.format")
     if source.csi is not None and (source.width or 0) % 4:
         raise ConfigError(f"A camera on `csi` has a width that 4 divides, not {source.width}.", f"{at}.width")
+    _check_size(source, at)
+
+
+def _check_size(source: CameraSource, at: str) -> None:
+    """A size is given where it is asked for, and is within what is allowed."""
+    for name in ("width", "height"):
+        if getattr(source, name) is not None and (source.url is not None or _writes_jpegs(source)):
+            raise ConfigError(
+                f"`{name}` is not asked of this camera: its pictures have the size that its own settings give.",
+                f"{at}.{name}",
+            )
+    if source.width and source.height and source.width * source.height > source.most_pixels:
+        raise ConfigError(
+            f"Frames of {source.width}x{source.height} pixels are larger than `max_megapixels` allows.", f"{at}.width"
+        )
+
+
+def _writes_jpegs(source: CameraSource) -> bool:
+    return source.command is not None and source.format == "mjpeg"
 
 
 def _check_url(url: str, at: str) -> None:
@@ -146,10 +165,6 @@ def _check_command(source: CameraSource, command: tuple[str, ...], at: str) -> N
         return
     if source.width is None or source.height is None:
         raise ConfigError("Raw frames need `width` and `height`.", at)
-    if source.width * source.height > source.most_pixels:
-        raise ConfigError(
-            f"Frames of {source.width}x{source.height} pixels are larger than `max_megapixels` allows.", f"{at}.width"
-        )
     # GStreamer begins each row at a multiple of 4 bytes, others do not: where 4 divides the width, both are the same.
     if source.width % 4:
         raise ConfigError(f"Raw frames have a width that 4 divides, not {source.width}.", f"{at}.width")
