@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +19,10 @@ import numpy as np
 import pytest
 
 from lisiere.cli import main
+from lisiere.clock import ManualClock
 from lisiere.config import Config, PipelineConfig, Source
 from lisiere.errors import ConfigError
-from lisiere.replay import choose, recorded
+from lisiere.replay import _Progress, choose, recorded
 from lisiere.settings.sensors import CsvSource, JsonlSource, MqttSource, MqttTopic, SocketSource
 from lisiere.settings.sources import CameraSource, ImagesSource, VideoSource
 from lisiere.sync.envelope import ResultEnvelope
@@ -81,12 +86,47 @@ def test_each_run_gives_the_same_bytes_in_one_thread(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     channel, step = ("vibration", 0.1) if name == "hum" else ("level", 1.0)
-    file = recording(tmp_path, channel, step)
+    file = recording(tmp_path, channel, step, 200)
     before = set(tmp_path.iterdir())
     for output in ("a.jsonl", "b.jsonl"):
         assert run(file, "--config", series, "--pipeline", name, "--output", tmp_path / output) == 0
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert set(tmp_path.iterdir()) - before == {tmp_path / "a.jsonl", tmp_path / "b.jsonl"}
+
+
+def test_another_process_gives_the_same_bytes(series: Path, tmp_path: Path) -> None:
+    """Nothing depends on the order of sets, which is another in each process."""
+    file = recording(tmp_path)
+    for seed in ("1", "2"):
+        arguments = [file, "--config", series, "--pipeline", "hum", "--output", tmp_path / seed]
+        subprocess.run(
+            [sys.executable, "-m", "lisiere", "replay", *map(str, arguments)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes() != b""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_takes_long_says_how_far_it_is_on_a_terminal_alone(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    clock, stream = ManualClock(), Stream()
+    monkeypatch.setattr("lisiere.replay.SystemClock", lambda: clock)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with _Progress() as progress:
+        for at in range(3 * 64):
+            clock.advance(0.02)
+            progress(float(at))
+            assert clock.monotonic() > 2 or not stream.getvalue()
+    assert stream.getvalue().count("frames or windows, 50 a second, at") == (2 if terminal else 0)
+    assert stream.getvalue().endswith("\r\x1b[K") == terminal
 
 
 def test_results_are_envelopes_stamped_by_the_recording(series: Path, tmp_path: Path) -> None:

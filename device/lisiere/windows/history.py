@@ -143,7 +143,9 @@ class History:
         """
         how = self._how
         last = self.end - 1
-        due = self._due if self._told < self._due else self._told + how.stride
+        begins = self._told < self._due
+        due = self._due if begins else self._told + how.stride
+        was_empty = begins and self._empty_told
         windows: list[Window] = []
         while due < end and not self._ahead_empty:
             missing = min(due - last, how.length)
@@ -155,8 +157,9 @@ class History:
             measured[:kept] = self._real[stop - kept : stop]
             real, filled, _ = (self._sums[stop] - self._sums[stop - kept]).tolist()
             self._ahead_empty = real == 0
-            if not (self._ahead_empty and self._empty_told):
+            if not (self._ahead_empty and was_empty):
                 windows.append(self._window(origin, due, rows, measured, real, filled, True))
+            was_empty = self._ahead_empty
             self._told, self._told_sum = due, self._sum(stop)
             due += how.stride
         return windows

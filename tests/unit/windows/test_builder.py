@@ -419,6 +419,28 @@ def test_a_silence_that_ends_is_not_told_twice_and_late_readings_still_count() -
     assert [window.end - T0 for window in run(True, *late)] == [2, 3, 4, 5, 3, 4, 5]
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from([1, 1, 1, 2, 3, 7, 30, 5000]), st.integers(0, 3)), max_size=60),
+    length=st.integers(1, 6),
+    stride=st.integers(1, 8),
+)
+def test_silence_that_is_true_tells_no_other_windows_than_readings_do(
+    steps: list[tuple[int, int]], length: int, stride: int
+) -> None:
+    """The clock is asked some times between two readings, and each time says no more than how far apart they are."""
+    with_clock, without = (WindowBuilder(how(length, stride), "sensor") for _ in range(2))
+    found, expected, at = [], [], 0
+    for step, asked in steps:
+        for part in range(asked):
+            found += with_clock.silent(step * (part + 1) / (asked + 1))
+        at += step
+        found += with_clock.add(reading(at, 1.0))
+        expected += without.add(reading(at, 1.0))
+    assert told(found + with_clock.finish()) == told(expected + without.finish())
+    assert with_clock.faults == without.faults
+
+
 def test_silence_before_the_first_reading_says_nothing() -> None:
     assert WindowBuilder(how(), "sensor").silent(1e6) == []
 
