@@ -11,13 +11,13 @@ from lisiere.detector.channel import ChannelDetector
 from lisiere.detector.joint import JointDetector
 
 _LARGEST = 1e150  # beyond it squares are infinite
-# Alarms a row on noises of seven kinds (docs/series.md): so much more score for a tenth of them, and where that begins.
+# Fitted to alarms on noises of seven kinds: so much more score for a tenth of them, and the score for one a row.
 _DECADE, _ONE = 1.43, -0.93
 DEFAULT_RATE = 0.0015
 
 
 def threshold(rate: float) -> float:
-    """Return the score that normal data reach so often that alarms come at this rate a row, within a factor of four."""
+    """Return the score that normal data reach so often that alarms come at about this rate a row: see docs/series.md."""
     return round(-_DECADE * math.log10(rate) + _ONE, 3)
 
 

@@ -97,7 +97,7 @@ def test_units_do_not_matter() -> None:
 
 
 def test_false_alarms_of_noise_come_at_the_rate() -> None:
-    """Within a factor of four, as the table in docs/series.md has it; alarms within 100 rows of another are one."""
+    """White noise, within a factor of four; alarms within 100 rows of another are one."""
     rng = np.random.default_rng(3)
     for rate in (DEFAULT_RATE, 0.0004):
         found = scores(rng.normal(0, 1, 30_000))[1000:]
