@@ -17,7 +17,7 @@ DEFAULT_RATE = 0.0015
 
 
 def threshold(rate: float) -> float:
-    """Return the score that normal data reach so often that alarms come at about this rate a row: see docs/series.md."""
+    """Return the score whose alarms come at about this rate a row on normal data; docs/series.md says how nearly."""
     return round(-_DECADE * math.log10(rate) + _ONE, 3)
 
 
