@@ -50,7 +50,7 @@ def figures(results: list[Record], windows: Sequence[Stretch]) -> Figures:
 
     A point is a result; those without data are counted and left out. An event is a stretch of labels, or a run of
     anomalous results: a labelled one is found when an anomalous result lies in it, and an alarm is false when none of
-    its results does.
+    its results does. What has no data breaks no run.
     """
     bodies = [result["result"] for result in results]
     known = np.array([body["state"] != "no_data" for body in bodies], np.bool_)
@@ -59,7 +59,7 @@ def figures(results: list[Record], windows: Sequence[Stretch]) -> Figures:
     alarm = np.array([body["state"] == "anomalous" for body in bodies], np.bool_)
     found: Figures = {"results": len(results), "no_data": int((~known).sum()), "windows": len(windows)}
     found["point"] = confusion(alarm[known], (inside >= 0)[known])
-    found["event"] = events(alarm & known, times, ends, windows)
+    found["event"] = events(alarm[known], times[known], ends[known], windows)
     scores = np.array([np.nan if body["score"] is None else body["score"] for body in bodies], np.float64)
     found["roc_auc"] = roc_auc(scores[known], (inside >= 0)[known])
     return found

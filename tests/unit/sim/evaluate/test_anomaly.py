@@ -50,6 +50,10 @@ def test_an_alarm_that_runs_into_a_window_is_not_false() -> None:
     assert (found["alarms"], found["false_alarms"], found["found"]) == (1, 0, 1)
 
 
+def test_a_hole_in_an_alarm_makes_no_two_of_it() -> None:
+    assert figures(run("na_a_ann"), [])["event"]["alarms"] == 1
+
+
 def test_an_alarm_that_reaches_the_end_is_counted_whole() -> None:
     assert figures(run("nnaa"), [])["event"]["false_alarms"] == 1
 
