@@ -60,7 +60,7 @@ class ClassificationTask:
         output = self._model.run({self._input: tensor})[self._output].reshape(-1)
         inferred = moment()
         shares = class_shares(output, self._task.scores, self._task.temperature)
-        top = [LabelScore(self._labels[at], round(shares[at], 6)) for at in best_classes(output, self._top)]
+        top = [LabelScore(self._labels[at], round(float(shares[at]), 6)) for at in best_classes(output, self._top)]
         decided = top[0].score >= self._threshold
         messages: tuple[EventBody, ...] = ()
         steady: str | UnsetType | None = UNSET

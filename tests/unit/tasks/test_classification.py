@@ -52,6 +52,7 @@ def task(
     output: object,
     dtype: str = "float32",
     folder: Path = Path("nowhere"),
+    labels: tuple[str, ...] = LABELS,
     decision: DecisionConfig | None = None,
     **what: Any,
 ) -> tuple[ClassificationTask, Fake]:
@@ -60,7 +61,7 @@ def task(
         name="trees",
         version="1.0.0",
         inputs=(TensorSpec(name="image", shape=(1, 3, 8, 8)),),
-        outputs=(TensorSpec(name="scores", shape=(1, 4)),),
+        outputs=(TensorSpec(name="scores", shape=(1, len(labels))),),
         input=ImageInput(),
         task=Classification(labels="labels.txt", **what),
         files={},
@@ -68,10 +69,10 @@ def task(
 
     class Labelled(Package):
         def labels(self) -> tuple[str, ...]:
-            return LABELS
+            return labels
 
     clock = ManualClock()
-    model = Fake(manifest, np.asarray(output, dtype).reshape(1, 4), clock)
+    model = Fake(manifest, np.asarray(output, dtype).reshape(1, len(labels)), clock)
     return ClassificationTask(Labelled(folder, manifest, "sha256:"), model, clock, decision), model
 
 
@@ -140,6 +141,19 @@ def test_scores_are_rounded_to_a_millionth_and_can_be_encoded() -> None:
     found = body([1 / 3, 1 / 7, 1 / 9, 0.4])
     assert found.top[1].score == 0.333333
     assert msgspec.json.decode(msgspec.json.encode(found))["top"][0] == {"label": "yew", "score": 0.4}
+
+
+@pytest.mark.parametrize("count", [4, 100])
+@pytest.mark.parametrize("scores", ["softmax", "probabilities", "uint8"])
+def test_results_of_few_classes_and_of_many_can_be_encoded(count: int, scores: str) -> None:
+    """NumPy's own numbers cannot."""
+    labels = tuple(f"label {at}" for at in range(count))
+    decision = DecisionConfig(threshold=0.5, events=EventsConfig(min_s=0.0))
+    what, _ = task(np.arange(count) % 7, labels=labels, scores=scores, decision=decision)
+    result = what(FRAME)
+    found = msgspec.json.decode(msgspec.json.encode([result.body, *result.messages]))
+    assert found[0]["label"] == f"label {6 if count > 6 else 3}"
+    assert isinstance(found[0]["decided"], bool)
 
 
 def test_the_time_of_each_step_is_told_in_milliseconds() -> None:
