@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _GROWTH = 1.5  # each group of leads reaches this much further than the one before
-_RATE = 0.05  # how far a row moves a factor's logarithm, at the shortest lead
-_LEVEL_RATE = 0.01  # the same of the level that the factor aims at
+_RATE = 0.05  # how far a row moves the logarithm of a factor, by each of its two terms, at the shortest lead
 # A longer lead is told later and its errors hang together for longer, so it is moved by less: half at this many rows.
 _SLOW_ROWS = 20.0
 # What is told late covers a little less than what it aims at while things change, so it aims this much higher.
-_CAUTION = 0.1  # in variances of a hit, coverage * (1 - coverage)
-_LARGEST = 4.0  # of the logarithm of a factor
+_CAUTION = 0.05  # in variances of a hit, coverage * (1 - coverage)
+_LARGEST, _LARGEST_LATE = 4.0, 1.5  # of the two terms
 
 
 def lead_groups(horizon: int) -> NDArray[np.int64]:
@@ -36,14 +35,15 @@ def lead_groups(horizon: int) -> NDArray[np.int64]:
 class AdaptiveFactors:
     """The factors of one method of forecasting, all 1 at first: the model's own quantiles are believed until then.
 
-    Two things are moved. The factor follows the quantile of the errors by online descent on the pinball loss, in the
-    logarithm, so that it never falls below zero and needs no unit. The level that it aims at is lowered while the
-    intervals that were really given miss too often, and raised while they miss too seldom: those were made a lead
-    ago, so what the factor is now says nothing of them.
+    A factor's logarithm has two terms, so that it never falls below zero and needs no unit. The first follows the
+    quantile of the errors, by online descent on the pinball loss. The second adds up how much more often the intervals
+    that were really given have missed than they should: those were made a lead ago, so what the first term is now says
+    nothing of them.
 
-    Sources: Gibbs and Candès, Adaptive conformal inference under distribution shift, NeurIPS 2021 (the level);
-    Angelopoulos, Candès and Tibshirani, Conformal PID control for time series prediction, NeurIPS 2023 (the quantile
-    tracker); Romano, Patterson and Candès, Conformalized quantile regression, NeurIPS 2019.
+    Sources: Angelopoulos, Candès and Tibshirani, Conformal PID control for time series prediction, NeurIPS 2023 (the
+    quantile tracker and the integrator); Gibbs and Candès, Adaptive conformal inference under distribution shift,
+    NeurIPS 2021 (that misses alone keep the coverage in the long run); Romano, Patterson and Candès, Conformalized
+    quantile regression, NeurIPS 2019 (half-widths by the model's quantiles).
 
     Args:
         coverage: the share of values that should lie within, 0 … 1.
@@ -56,13 +56,13 @@ class AdaptiveFactors:
         self._aim = (1 - coverage) * (1 - _CAUTION * coverage)
         sizes = np.bincount(groups)
         self._log = np.zeros((len(sizes), channels))
-        self._level = np.full((len(sizes), channels), self._aim)
+        self._late = np.zeros((len(sizes), channels))
         leads = np.bincount(groups, np.arange(1, len(groups) + 1)) / sizes
         self._slow = (1 / (1 + leads / _SLOW_ROWS))[:, np.newaxis]
 
     def factors(self) -> Array:
         """Return the factor of each group of leads and channel: float64 [groups, channels]."""
-        found: Array = np.exp(self._log)
+        found: Array = np.exp(self._log + self._late)
         return found
 
     def learn(
@@ -79,14 +79,12 @@ class AdaptiveFactors:
         at = self._groups[leads - 1]
         count, wide, late = np.zeros_like(self._log), np.zeros_like(self._log), np.zeros_like(self._log)
         np.add.at(count, at, known)
-        np.add.at(wide, at, known & (sizes > self.factors()[at]))
+        np.add.at(wide, at, known & (sizes > np.exp(self._log)[at]))
         np.add.at(late, at, known & missed)
-        seen, count = count > 0, np.maximum(count, 1)
+        rate, share = np.where(count > 0, _RATE * self._slow, 0.0), np.maximum(count, 1)
         # Bounds, so that a long run of either is forgotten within as long a one.
-        moved = self._level + _LEVEL_RATE * self._slow * (self._aim - late / count)
-        self._level = np.where(seen, np.clip(moved, self._aim / 10, 0.5), self._level)
-        moved = self._log + _RATE * self._slow * (wide / count - self._level)
-        self._log = np.where(seen, np.clip(moved, -_LARGEST, _LARGEST), self._log)
+        self._log = np.clip(self._log + rate * (wide / share - self._aim), -_LARGEST, _LARGEST)
+        self._late = np.clip(self._late + rate * (late / share - self._aim), -_LARGEST_LATE, _LARGEST_LATE)
 
 
 def half_widths(quantiles: Array, levels: tuple[float, ...], centre: Array, coverage: float) -> tuple[Array, Array]:

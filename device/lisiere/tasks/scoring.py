@@ -102,6 +102,8 @@ class Keeper:
         self._made = 0
         self._anchor = math.nan
         self._last = -1  # index of the newest row seen; rows count from the first window's end
+        self._now = -1  # index of the last row of the window that was seen last
+        self._met = np.zeros((0, channels), np.bool_)  # of a window's rows up to `_last`: which values were compared
 
     @property
     def open(self) -> int:
@@ -109,24 +111,39 @@ class Keeper:
         return int((self._origin >= 0).sum())
 
     def see(self, window: Window) -> tuple[ScoreBody, ...]:
-        """Take what is new in a window; return the scores of the forecasts whose time has come, the oldest first."""
+        """Take what is new in a window; return the scores of the forecasts whose time has come, the oldest first.
+
+        A window that was told before may come again with values that it lacked then.
+        """
+        length = len(window.values)
         if self._last < 0:
-            self._anchor, self._last = window.end, 0
-            return ()
+            return self._begin(window)
         index = round((window.end - self._anchor) / self._asked.step_s)
-        if index < self._last:  # the sensor's clock was set back: what is open never meets its rows
+        if index <= self._last - length:  # the sensor's clock was set back: what is open never meets its rows
             told = self._close(np.flatnonzero(self._origin >= 0))
-            self._anchor, self._last = window.end, 0
-            return told
+            return told + self._begin(window)
         real = np.isfinite(window.values) if window.real is None else window.real
-        fresh = min(index - self._last, len(window.values))
         columns = list(self._asked.columns)
-        for back in range(fresh - 1, -1, -1):
-            row = len(window.values) - 1 - back
-            self._meet(index - back, window.values[row, columns].astype(np.float64), real[row, columns])
-        self._last = index
-        over = (self._origin >= 0) & (self._origin + self._asked.horizon <= index)
+        ahead = max(0, index - self._last)
+        if ahead:
+            self._met = np.concatenate([self._met[ahead:], np.zeros((min(ahead, length), len(columns)), np.bool_)])
+            self._last = index
+        behind = self._last - index
+        met = self._met[: length - behind]
+        new = real[behind:, columns] & ~met
+        for row in np.flatnonzero(new.any(axis=1)):
+            values = window.values[behind + row, columns].astype(np.float64)
+            self._meet(index - len(new) + 1 + int(row), values, new[row])
+        met |= new
+        self._now = index
+        over = (self._origin >= 0) & (self._origin + self._asked.horizon <= self._last)
         return self._close(np.flatnonzero(over)) if over.any() else ()
+
+    def _begin(self, window: Window) -> tuple[ScoreBody, ...]:
+        """Count rows from the end of this window; what is in it was never forecast."""
+        self._anchor, self._last, self._now = window.end, 0, 0
+        self._met = np.ones((len(window.values), len(self._asked.columns)), np.bool_)
+        return ()
 
     def answer(self, quantiles: Array, naive: Array) -> Answer:
         """Make of what the model says what is sent, and hold it until its time comes.
@@ -172,7 +189,7 @@ class Keeper:
     def _hold(self, quantiles: Array, naive: Array, below: Array, above: Array, by_naive: bool) -> None:
         free = int(np.argmin(self._origin))  # -1 where there is room, or else the oldest
         self._unscored += bool(self._origin[free] >= 0)
-        self._origin[free] = self._last
+        self._origin[free] = self._now
         self._quantiles[free], self._naive[free] = quantiles, naive
         self._below[free], self._above[free] = below, above
         for name, factors in self._factors.items():

@@ -102,5 +102,8 @@ class AnomalyTask(SeriesTask):
         numbers = output.astype(np.float64)
         if self._task.output == "residual":
             assert self._residual is not None  # noqa: S101 - an anomaly model takes windows
+            if self._how.normalise is not None:
+                level, scale = levels(window.values, self._how.normalise)
+                numbers = (numbers.reshape(-1, scale.shape[-1]) * scale + level).reshape(-1)
             return self._residual(window, numbers)
         return float(np.mean(np.square(numbers - tensor.reshape(-1))))

@@ -17,6 +17,7 @@ says which figures there are, and which form the labels have:
 
   anomaly         [["2026-01-31T07:00:00Z", "2026-01-31T09:00:00Z"], …]   first and last time of each anomaly
   classification  a CSV file: `label`, a row a result; or `ts,label`, true from that time on
+  forecasting     a CSV file, times first and a column a channel; or a model's folder with such a holdout.csv
 
 With --nab, the built-in detector runs over every series of a folder in NAB's form, with its one setting: CSV files
 `timestamp,value` at any depth, and windows in JSON, {"folder/series.csv": [["2014-04-10 07:15:00", …], …], …}.

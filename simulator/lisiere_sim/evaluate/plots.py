@@ -132,3 +132,36 @@ def classification(
         beside.set_xlim(0, 1)
         beside.set_ylim(0, 1)
         beside.legend(loc="upper left", fontsize="small")
+
+
+def forecasts(
+    file: Path,
+    *,
+    title: str,
+    times: NDArray[np.float64],
+    series: dict[str, NDArray[np.float64]],
+    fans: dict[str, list[dict[str, NDArray[np.float64]]]],
+) -> None:
+    """Draw series, and what was forecast of them: a row a channel.
+
+    Args:
+        file: where to.
+        title: above it.
+        times: [rows], seconds since 1970.
+        series: channel -> values [rows].
+        fans: channel -> forecasts, each with `times`, `middle`, `low` and `high`, all [horizon].
+    """
+    every = max(1, -(-len(times) // _MOST))
+    x = moments(times[::every])
+    with figure(file, max(1, len(series))) as axes:
+        axes[0].set_title(title)
+        for axis, (name, values) in zip(axes, series.items(), strict=False):
+            axis.plot(x, values[::every], linewidth=0.7, color="tab:grey", label="measured")
+            axis.set_ylabel(name)
+            for at, fan in enumerate(fans[name]):
+                ahead = moments(fan["times"])
+                axis.plot(ahead, fan["middle"], linewidth=0.9, color="tab:blue", label="" if at else "forecast")
+                axis.fill_between(
+                    ahead, fan["low"], fan["high"], alpha=0.25, color="tab:blue", label="" if at else "interval"
+                )
+            axis.legend(loc="upper left", fontsize="small")

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lisiere.errors import ConfigError
-from lisiere_sim.evaluate import anomaly, classification
+from lisiere.errors import ConfigError, Rejected
+from lisiere_sim.evaluate import anomaly, classification, forecasting
 from lisiere_sim.evaluate.kind import Figures, Kind, Record
 
 RESULT = "lisiere.result/"
 # By what `task` says in a result.
-KINDS: Mapping[str, Kind] = {"anomaly": anomaly.KIND, "classification": classification.KIND}
+KINDS: Mapping[str, Kind] = {
+    "anomaly": anomaly.KIND,
+    "classification": classification.KIND,
+    "forecasting": forecasting.KIND,
+}
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,15 @@ def read_runs(file: Path, labels: Mapping[str, Path]) -> list[Run]:
         ConfigError: the file is no such thing, or a pipeline has no labels or a task that cannot be scored.
     """
     found: dict[str, list[Record]] = {}
+    tasks: dict[str, str] = {}
     try:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     record = _record(line, f"{file}, line {number}")
                     if str(record.get("schema", RESULT)).startswith(RESULT):
-                        found.setdefault(record["pipeline"], []).append(record)
+                        task = tasks.setdefault(record["pipeline"], record["task"])
+                        found.setdefault(record["pipeline"], []).append(_kept(record, task, f"{file}, line {number}"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.") from error
     if not found:
@@ -68,7 +74,7 @@ def read_runs(file: Path, labels: Mapping[str, Path]) -> list[Run]:
         raise ConfigError(f"{file} has results of {', '.join(sorted(found))}, and none of {', '.join(unknown)}.")
     runs = []
     for name, results in found.items():
-        task = results[0]["task"]
+        task = tasks[name]
         if task not in KINDS:
             raise ConfigError(f"Results of {name} are of the task {task!r}; what can be scored is {', '.join(KINDS)}.")
         given = labels.get(name, labels.get(""))
@@ -76,6 +82,14 @@ def read_runs(file: Path, labels: Mapping[str, Path]) -> list[Run]:
             raise ConfigError(f"{name} has no labels: give --labels {name}=FILE.")
         runs.append(Run(name, task, results, KINDS[task].read_labels(given)))
     return runs
+
+
+def _kept(record: Record, task: str, where: str) -> Record:
+    compact = KINDS[task].compact if task in KINDS else None
+    try:
+        return compact(record) if compact else record
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError, Rejected) as error:
+        raise ConfigError(f"{where} is no result of {task}: {error!r}.") from error
 
 
 def _record(line: str, where: str) -> Record:

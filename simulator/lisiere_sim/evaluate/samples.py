@@ -16,10 +16,12 @@ from lisiere.models import open_package
 from lisiere.models.manifest import WindowInput
 from lisiere.settings.anomaly import DetectorConfig
 from lisiere.settings.decision import DecisionConfig
+from lisiere.settings.forecast import ForecastConfig
 from lisiere.tasks import open_task
 from lisiere.tasks.streaming import StreamingTask
 from lisiere.values import Frame, Reading, Window
 from lisiere.windows import WindowBuilder
+from lisiere_sim.evaluate.forecasting import read_truth
 from lisiere_sim.evaluate.kind import Record
 from lisiere_sim.evaluate.runs import Run
 from lisiere_sim.models import SOURCE_ROOT
@@ -31,6 +33,7 @@ _DIGITS_DECISION = DecisionConfig(threshold=0.8, top=10, coverage=0.99)
 _PUMPS, _HEALTHY, _FAULTY = range(2000, 2020), 500, 50
 MODELS = ("digits", "co2", "pump")
 _RECORDINGS = 34
+_YEAR_S = 52 * 604_800.0  # of weekly rows
 _SEVERITIES = (0.25, 0.5, 1.0)
 
 
@@ -49,14 +52,16 @@ def find_samples(folder: Path | None) -> Path:
 class _Model:
     """A sample model, loaded; a call gives the result's record."""
 
-    def __init__(self, folder: Path, decision: DecisionConfig | None = None) -> None:
+    def __init__(
+        self, folder: Path, decision: DecisionConfig | None = None, forecast: ForecastConfig | None = None
+    ) -> None:
         self.package = open_package(folder)
         self.opened = open_model(self.package, "auto")
-        self._task = open_task(self.package, self.opened.model, SystemClock(), decision)
+        self._task = open_task(self.package, self.opened.model, SystemClock(), decision, forecast)
 
     def __call__(self, item: Frame | Window, ts: float) -> Record | None:
         result = self._task(item)
-        if result is None:
+        if result is None or result.body is None:
             return None
         record: Record = {"pipeline": self.package.manifest.name, "ts": rfc3339(ts)}
         if isinstance(item, Window):
@@ -95,14 +100,13 @@ def digits(folder: Path, say: Say) -> Iterator[Run]:
 
 
 def co2(folder: Path, say: Say) -> Iterator[Run]:
-    """The held-out years, a forecast each week; labels: the record itself, as times and values, both float64 [n].
+    """The held-out years, a forecast each week; labels: the record itself.
 
     Weeks that were not measured end no window: interpolation has looked past them.
     """
-    model = _Model(folder)
-    rows = [line.split(",") for line in (folder / "holdout.csv").read_text(encoding="utf-8").splitlines()[1:]]
-    times = np.array([parse_ts(row[0]) for row in rows])
-    values = np.array([float(row[1] or "nan") for row in rows])
+    model = _Model(folder, forecast=ForecastConfig(season_s=_YEAR_S))
+    truth = read_truth(folder)
+    times, (values,) = truth.times, truth.values.values()
     builder = WindowBuilder(model.window, "co2")
     results = []
     for at, (ts, value) in enumerate(zip(times, values, strict=True)):
@@ -111,7 +115,7 @@ def co2(folder: Path, say: Say) -> Iterator[Run]:
             results += [found] if found is not None else []
         say(at + 1, len(times))
     model.opened.model.close()
-    yield Run("co2", "forecasting", results, (times, values))
+    yield Run("co2", "forecasting", results, truth)
 
 
 def pump(folder: Path, say: Say) -> Iterator[Run]:

@@ -112,12 +112,28 @@ def test_a_clock_that_is_set_back_leaves_forecasts_unscored_and_the_keeper_goes_
     keeper = Keeper(asked())
     keeper.see(window(values, 20))
     keeper.answer(fan(0.0), zeros())
-    (lost,) = keeper.see(window(values, 3))
+    (lost,) = keeper.see(window(values, 3))  # more than a window back
     assert lost.channels["level"].n == 0
     keeper.answer(fan(0.0), zeros())
     told = [score for end in (4, 5, 6) for score in keeper.see(window(values, end))]
     assert [score.channels["level"].n for score in told] == [3]
     assert told[0].made_ts == rfc3339(T0 + 180)
+
+
+def test_a_window_that_comes_again_with_more_in_it_is_taken_for_what_is_new() -> None:
+    """A silent sensor's windows are told by the clock, and again when what it measured comes late."""
+    values = np.arange(12.0)[:, np.newaxis]
+    late = values.copy()
+    late[4:7] = np.nan
+    keeper = Keeper(asked())
+    keeper.see(window(values, 3))
+    keeper.answer(fan(4.0), zeros())
+    assert [score for end in (4, 5) for score in keeper.see(window(late, end))] == []
+    assert keeper.see(window(values, 4)) == ()  # row 4 after all, while rows up to 5 were told
+    assert keeper.see(window(values, 4)) == ()
+    (score,) = keeper.see(window(values, 6))
+    one = score.channels["level"]
+    assert (one.n, one.mae) == (3, 1)  # 4, 5 and 6, each once
 
 
 def test_the_same_window_again_changes_nothing() -> None:
