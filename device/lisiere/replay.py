@@ -72,6 +72,8 @@ def register(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.json and args.output == "-":
         raise ConfigError("`--json` goes with `--output FILE`: standard output has the results.", "--json")
+    if args.output != "-" and Path(args.output).exists() and args.input.exists() and args.input.samefile(args.output):
+        raise ConfigError("It is the recording itself.", "--output")
     try:
         start = parse_ts(args.start)
     except Rejected as error:

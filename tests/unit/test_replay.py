@@ -273,6 +273,15 @@ def test_what_is_wrong_is_said_with_its_exit_code(
     assert text in capsys.readouterr().err
 
 
+def test_a_recording_is_not_written_over(series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = recording(tmp_path, rows=60)
+    before = file.read_bytes()
+    (tmp_path / "link").symlink_to(file)
+    assert run(file, "--config", series, "--pipeline", "hum", "--output", tmp_path / "link") == 2
+    assert "--output: It is the recording itself." in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
 def test_a_replay_that_fails_leaves_no_output(series: Path, tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_bytes(b"time,vibration\n1,1\n2,\xff\n")
     (tmp_path / "out").write_text("before")
