@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lisiere.clock import Clock, parse_ts
 from lisiere.errors import Permanent, Rejected, Retryable
@@ -16,6 +17,7 @@ from lisiere.sources.pace import Pacer
 from lisiere.values import Reading
 
 LINE_MAX = 1 << 20  # characters
+_HEADER_SHOWN = 400  # of them, in a message
 
 
 class CsvReplay:
@@ -38,28 +40,40 @@ class CsvReplay:
         """Yield the rows once; see `Source.items`."""
         file = Path(self._config.path)
         try:
-            with file.open(newline="", encoding="utf-8-sig") as stream:
+            # A byte that is not UTF-8 costs its cell.
+            with file.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
                 # A line without end comes in pieces: rows that are ragged, or a field that is too long.
                 lines = iter(lambda: stream.readline(LINE_MAX), "")
-                yield from self._rows(csv.reader(lines), stop)
+                yield from self._readings(self._rows(csv.reader(lines)), stop)
         except OSError as error:
             raise Retryable(f"{file} cannot be read: {error.strerror}.") from error
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise Permanent(f"{file} is not a CSV file in UTF-8: {error}.") from error
 
-    def _rows(self, rows: Iterator[list[str]], stop: threading.Event) -> Iterator[Reading]:
-        header = [name.strip() for name in next(rows, [])]
+    def _rows(self, reader: Any) -> Iterator[tuple[int, list[str]]]:
+        """Each row with the number of its last line; one that is none is told and left out."""
+        while True:
+            try:
+                for row in reader:
+                    yield reader.line_num, row
+            except csv.Error as error:
+                self._fault("csv_bad_row", f"Line {reader.line_num} of {self._config.path} is no row: {error}.")
+            else:
+                return
+
+    def _readings(self, rows: Iterator[tuple[int, list[str]]], stop: threading.Event) -> Iterator[Reading]:
+        header = [name.strip() for name in next(rows, (1, []))[1]]
         wanted = [self._config.time, *(self._config.columns.get(channel, channel) for channel in self._channels)]
         absent = [name for name in wanted if name not in header]
         if absent:
+            shown = ", ".join(header)
+            shown = shown if len(shown) <= _HEADER_SHOWN else f"{shown[:_HEADER_SHOWN]}…"
             raise Permanent(
-                f"{self._config.path} has the columns {', '.join(header) or '(none)'}, but not {', '.join(absent)}. "
-                "Name them with `time` and `columns`."
+                f"{self._config.path} has the columns {shown or '(none)'}, but not {', '.join(absent)}. Name them with "
+                "`time` and `columns`; the file is CSV in UTF-8, with commas between."
             )
         at, *columns = (header.index(name) for name in wanted)
         pacer = Pacer(self._clock, stop)
         previous: float | None = None
-        for number, row in enumerate(rows, start=2):
+        for number, row in rows:
             if stop.is_set():
                 return
             if len(row) != len(header):

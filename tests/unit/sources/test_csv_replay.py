@@ -126,10 +126,23 @@ def test_a_file_without_rows_gives_none(tmp_path: Path) -> None:
     assert replay(tmp_path, "time,level\n") == ([], [])
 
 
-@pytest.mark.parametrize("data", [b"time,level\n10,\xff\n", b"\xff\xfet\x00i\x00", b"time,level\n10," + b"9" * 200_000])
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [(b"11,\xff", "csv_not_a_number"), (b'11,"' + b"9" * 200_000, "csv_bad_row"), (b"\xff1,1", "csv_bad_time")],
+)
+def test_what_is_no_csv_in_utf_8_costs_only_its_row(tmp_path: Path, bad: bytes, fault: str) -> None:
+    readings, faults = replay(tmp_path, b"time,level\n10,1\n" + bad + b"\n12,2\n")
+    good = [one for one in readings if not math.isnan(one.values[0])]
+    assert same(good, (10.0, (1.0,)), (12.0, (2.0,)))
+    assert faults.names == [fault]
+    assert "Line 3 of " in faults[0][1]
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfet\x00i\x00", b"time,\xff\n10,1\n", b"x" * 3_000_000, b"," * 100_000])
 def test_a_file_that_is_no_csv_in_utf_8_is_permanent(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(Permanent, match="not a CSV file in UTF-8"):
+    with pytest.raises(Permanent, match="CSV in UTF-8") as caught:
         replay(tmp_path, data)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_file_that_is_not_there_is_retryable(tmp_path: Path) -> None:
@@ -206,9 +219,10 @@ def test_a_line_without_end_takes_bounded_memory(tmp_path: Path) -> None:
     with file.open("wb") as stream:
         stream.write(b"time,level\n10,1\n20,")
         stream.truncate(64 << 20)  # zeros, which take no room on the disk
-    items = CsvReplay(CsvSource(path=str(file)), "tide", ("level",), ManualClock(), Faults()).items(threading.Event())
+    faults = Faults()
+    items = CsvReplay(CsvSource(path=str(file)), "tide", ("level",), ManualClock(), faults).items(threading.Event())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert next(items).ts == 10
-    with pytest.raises(Permanent, match="field larger than field limit"):
-        next(items)
+    assert list(items) == []
+    assert set(faults.names) == {"csv_bad_row"}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10  # KiB
