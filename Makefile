@@ -1,7 +1,7 @@
 # make demo    a camera and two sensors on this machine, with an outage; ends in a report
 # make test    the whole quick test suite
 # make check   formatting, lint and types
-# make bench   speed and memory, as ratios in one run; ONLY=delivery (or runtime, sensors, series, nucleus, compiler) for a part
+# make bench   speed and memory, as ratios in one run; ONLY=delivery (or runtime, inputs, sensors, series, nucleus, compiler) for a part
 # make soak    the slow forms of the tests
 # make component   the Greengrass component, in greengrass-build/
 # Each makes .venv when it is missing, and installs only when the pinned versions have changed.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import numpy as np
 import psutil
 import yaml
 
-from bench import compiled, delivery, detector, nucleus, sensors, series
+from bench import compiled, delivery, detector, inputs, nucleus, sensors, series
 from bench.outcome import Outcome
 from lisiere import health
 from lisiere.backends import open_model
@@ -38,7 +39,7 @@ from lisiere.values import Frame, Reading
 from lisiere_compile.bench.rounds import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = ("runtime", "delivery", "sensors", "detector", "series", "nucleus", "compiler")
+PARTS = ("runtime", "delivery", "inputs", "sensors", "detector", "series", "nucleus", "compiler")
 
 
 class InMemory:
@@ -75,6 +76,9 @@ def main() -> int:
             ]
         if "delivery" in args.only:
             outcomes += delivery.run(args.rounds, work)
+        if "inputs" in args.only:
+            data = Path(os.environ.get("LISIERE_SHARED", REPOSITORY.parent / "shared")) / "data"
+            outcomes += inputs.run(args.rounds, data)
         if "sensors" in args.only:
             outcomes += sensors.run(args.rounds)
         if "detector" in args.only:

@@ -53,6 +53,22 @@ def photograph(file: Path, size: tuple[int, int] = (240, 320)) -> NDArray[np.flo
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
 
+class Noise:
+    """A sensor's noise. Making it costs more than all else, so it is one field, read from another place each time."""
+
+    def __init__(self, rng: np.random.Generator, sigma: float) -> None:
+        self._rng = rng
+        self._sigma = np.float32(sigma)
+        self._field = np.zeros((0, 0, 3), np.float32)
+
+    def __call__(self, height: int, width: int) -> NDArray[np.float32]:
+        """Return float32 [height, width, 3]."""
+        if self._field.shape[0] < height + 97 or self._field.shape[1] < width + 97:
+            self._field = self._rng.standard_normal((height + 97, width + 97, 3), np.float32) * self._sigma
+        y, x = self._rng.integers(0, 97, 2)
+        return self._field[y : y + height, x : x + width]
+
+
 class Camera:
     """A camera that looks at a place: sensor noise, light, people.
 
@@ -86,7 +102,7 @@ class Camera:
         self._place = place
         self._rng = np.random.default_rng(seed)
         self._frames = int(seconds * fps)
-        self._noise, self._light, self._shake, self._banding, self._away = noise, light, shake, banding, away
+        self._light, self._shake, self._banding, self._away = light, shake, banding, away
         rng, height, width = self._rng, *place.shape[:2]
         self._people: list[Any] = []
         for _ in range(people):
@@ -94,8 +110,7 @@ class Camera:
             cloth = cv2.resize(rng.uniform(20, 220, (6, 3, 3)).astype(np.float32), (wide, tall))
             cloth = cloth + rng.standard_normal(cloth.shape, np.float32) * 8
             self._people.append((cloth, rng.uniform(1, 1.6), rng.uniform(4, 9)))
-        # Making noise costs more than all else: one field, read from another place each time, is as good.
-        self._field = rng.standard_normal((height + 97, width + 97, 3), np.float32) * noise
+        self._grain = Noise(rng, noise) if noise else None
 
     def __iter__(self) -> Film:
         """Yield the frames."""
@@ -120,9 +135,8 @@ class Camera:
                 rows = np.arange(height, dtype=np.float32) / height
                 bands = 1 + self._banding * np.sin(2 * np.pi * (3 * rows + now * 7.3))
                 picture = picture * bands[:, None, None].astype(np.float32)
-            if self._noise:
-                y, x = rng.integers(0, 97, 2)
-                picture = picture + self._field[y : y + height, x : x + width]
+            if self._grain is not None:
+                picture = picture + self._grain(height, width)
             yield np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
@@ -172,26 +186,25 @@ def freeze(clock: bool = False) -> Alter:
 
 def cover(colour: tuple[int, int, int] = (4, 4, 4), noise: float = 2.0, shading: float = 0.0) -> Alter:
     """A cap, a hand or a sheet of paper before the lens: one colour, shaded softly, with the sensor's noise."""
-    rng = np.random.default_rng(5)
+    grain = Noise(np.random.default_rng(5), noise)
 
     def alter(frame: Frame, number: int) -> Frame:
         height, width = frame.shape[:2]
         slope = np.linspace(1 - shading, 1 + shading, width, dtype=np.float32)[None, :, None]
         picture = np.ones((height, width, 1), np.float32) * np.array(colour, np.float32) * slope
-        picture += rng.standard_normal(picture.shape, np.float32) * np.float32(noise)
-        return np.asarray(np.clip(picture, 0, 255), np.uint8)
+        return np.asarray(np.clip(picture + grain(height, width), 0, 255), np.uint8)
 
     return alter
 
 
 def blur(sigma: float, noise: float = 0.0) -> Alter:
     """A lens that is out of focus or fogged; `noise` is what the sensor adds behind it."""
-    rng = np.random.default_rng(5)
+    grain = Noise(np.random.default_rng(5), noise)
 
     def alter(frame: Frame, number: int) -> Frame:
         soft = cv2.GaussianBlur(frame, (0, 0), sigma).astype(np.float32)
         if noise:
-            soft += rng.standard_normal(frame.shape, np.float32) * np.float32(noise)
+            soft += grain(*frame.shape[:2])
         return np.clip(np.rint(soft), 0, 255).astype(np.uint8)
 
     return alter

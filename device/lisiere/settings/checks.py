@@ -36,7 +36,7 @@ class ChecksConfig(Part, frozen=True, kw_only=True):
     dark_level: Annotated[float, Meta(ge=0, le=255)] = 16.0
     over_share: Share = 0.25
     covered_loss: Share = 0.75
-    blurred_ratio: Share = 0.45
+    blurred_ratio: Share = 0.5
     moved_match: Share = 0.4
 
 

@@ -46,7 +46,7 @@ def test_without_a_trigger_every_frame_goes_on_with_what_it_was_found_to_be() ->
     assert rig.counters == {}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0.01, 5), min_size=1, max_size=60), st.floats(0.5, 8))
 def test_an_interval_is_kept_at_any_rate(steps: list[float], every: float) -> None:
     rig, now, taken = Rig(EveryTrigger(every_s=every)), 100.0, [100.0]
