@@ -72,8 +72,8 @@ def run(rounds: int, data: Path) -> list[Outcome]:
     film = data / "video" / "bottle-detection.mp4"
     if film.is_file():
         outcomes += _quality("real film", list(_real_faults(film)), [show(films.video(film), REAL_FPS)])
-    places = [films.scene(seed, SIZE) for seed in range(2)]
-    places += [films.photograph(file, SIZE) for file in sorted((data / "images_ovms10").glob("*.jpeg"))[:2]]
+    places = [films.scene(seed, SIZE) for seed in range(1, 3)]
+    places += [films.photograph(file, SIZE) for file in sorted((data / "images_ovms10").glob("*.jpeg"))[:1]]
     faulty = [_drawn_fault(place, name, how) for place in places for name in FAULTS for how in WITH_FAULTS.values()]
     clean = [_clean(place, how) for place in places for how in CLEAN.values()]
     return outcomes + _quality("drawn films", faulty, clean)

@@ -28,14 +28,14 @@ _OVER_AT_START = 0.6  # share of clipped pixels, as long as nothing is usual
 _BLURRED_AT_START = 0.012  # sharpness
 _LOW_OF_USUAL = 1.2  # where a camera's sharpness varies, it is compared with the lowest there usually is, and so much
 _COVERED_AT_START = 2.0  # grey levels a pixel: the steepest edge
-_TOTAL_COVERED = 0.4  # of the usual edges
+_TOTAL_COVERED, _AREA_COVERED = 0.4, 0.45  # of the usual edges, and of the area that usually has any
 _MATCH_COVERED = 0.4  # a picture that is much blurred has lost its edges, but is still like what it was
 # The picture fits elsewhere: further away than this, in pixels of the small one, and by so much better.
 _SHIFT_MIN, _FIT_BETTER, _FIT = 2, 0.2, 0.35
 # It fits nowhere: share of the background's tiles that are gone, by itself, beyond what is usual, along each side.
 _LOST, _LOST_MORE, _RIM = 0.5, 0.15, 0.3
 _UNLIKE = 0.15  # a correlation that no object leaves that passes, however large
-_SLOW = 0.6  # how fast a picture that fits nowhere becomes one of a moved camera
+_SLOW = 0.75  # how fast a picture that fits nowhere becomes one of a moved camera
 # Where nothing can be seen there is nothing that stands still, is blurred or has moved.
 _BLINDING: tuple[Fault, ...] = ("dark", "covered", "over_exposed")
 
@@ -167,8 +167,8 @@ class Sight:
         else:
             over = look.clipped >= _OVER_AT_START and not memory.accepted
         if place is not None and memory.position.edged:
-            covered = place.loss >= config.covered_loss and place.total <= _TOTAL_COVERED
-            covered = covered and place.match < _MATCH_COVERED
+            bare = place.loss >= config.covered_loss and place.total <= _TOTAL_COVERED
+            covered = place.match < _MATCH_COVERED and (bare or place.area <= _AREA_COVERED)
         else:
             covered = memory.position.flat(look.thumb) <= _COVERED_AT_START and not memory.accepted
         blurred = False
@@ -232,5 +232,5 @@ def _measures(look: Look, place: Place | None, still: float, change: float) -> d
     if look.sharpness is not None:
         measures["sharpness"] = look.sharpness
     if place is not None:
-        measures |= {"match": place.match, "lost": place.lost, "edges": place.total}
+        measures |= {"match": place.match, "lost": place.lost, "edges": place.total, "area": place.area}
     return {name: round(value, 4) for name, value in measures.items()}

@@ -20,6 +20,7 @@ _SPREAD = 3.0  # grey levels: smaller differences are noise and are not made lar
 _EDGE_MIN, _EDGE_MOST = 5.0, 30.0  # grey levels a pixel: a tile with less has no structure; with more, no more weight
 _TRUST_LOST = 0.5  # the background is one when usually no more of it is hidden
 _TILE_MATCH = 0.4
+_AREA_EDGE, _AREA_MIN = 4.0, 0.03  # grey levels a pixel that make an edge; a background has some at least
 # Below this share of the usual match, or this match, it is asked whether the picture fits elsewhere.
 _DOUBT, _DOUBTFUL = 0.75, 0.65
 _TAU_S = 10.0  # the mean's memory
@@ -37,6 +38,7 @@ class Place:
         fit: correlation when shifted so.
         loss: share of the background's edges that the picture lacks, wherever its others are.
         total: its edges by the background's.
+        area: how much of the picture has any edges, by how much of the background has.
     """
 
     match: float
@@ -46,6 +48,7 @@ class Place:
     fit: float
     loss: float
     total: float
+    area: float
 
 
 class Position:
@@ -54,6 +57,7 @@ class Position:
     def __init__(self) -> None:
         self._mean: Grey | None = None
         self._edges: Grey
+        self._area = 0.0
         self._weights: Grey
         self._weighty = False
         self._sides: tuple[NDArray[np.intp], ...] = ()
@@ -79,13 +83,13 @@ class Position:
 
     def flat(self, thumb: Grey) -> float:
         """Return the steepest edge that nearly all of the picture stays below, in grey levels a pixel."""
-        return float(np.quantile(_edges(thumb), 0.95))
+        return float(np.quantile(_edges(thumb)[0], 0.95))
 
     def look(self, thumb: Grey) -> Place | None:
         """Compare a frame with the background; None before there is one."""
         if self._mean is None:
             return None
-        structure, edges = _structure(thumb), _edges(thumb)
+        structure, (edges, area) = _structure(thumb), _edges(thumb)
         mine, theirs = _tiles(structure), _tiles(self._structure)
         matches = _correlation(mine, theirs)
         weights = self._weights
@@ -103,18 +107,20 @@ class Position:
             fit=fit,
             loss=1 - float(np.minimum(edges, self._edges).sum()) / usual,
             total=float(edges.sum()) / usual,
+            area=area / max(self._area, _AREA_MIN),
         )
 
     def learn(self, thumb: Grey, passed_s: float) -> None:
         """Take a good frame into the background: a plain mean at first, then one that forgets within 10 s."""
-        edges = _edges(thumb)
+        edges, area = _edges(thumb)
         if self._mean is None:
-            self._mean, self._edges = thumb, edges
+            self._mean, self._edges, self._area = thumb, edges, area
         else:
             self._frames += 1
             share = max(1 / (self._frames + 1), min(1.0, passed_s / _TAU_S))
             self._mean = self._mean + np.float32(share) * (thumb - self._mean)
             self._edges = self._edges + np.float32(share) * (edges - self._edges)
+            self._area += share * (area - self._area)
         self._structure = _structure(self._mean)
         self._weights = np.where(self._edges >= _EDGE_MIN, np.minimum(self._edges, _EDGE_MOST), 0).astype(np.float32)
         self._weighty = float(np.quantile(self._edges, 0.9)) >= _EDGE_MIN
@@ -150,13 +156,14 @@ def _structure(thumb: Grey) -> Grey:
     return np.asarray(detail / (spread + _SPREAD), np.float32)
 
 
-def _edges(thumb: Grey) -> Grey:
-    """The steepest gradient of each tile, in grey levels a pixel."""
+def _edges(thumb: Grey) -> tuple[Grey, float]:
+    """The steepest gradient of each tile, in grey levels a pixel; and the share of pixels that have any."""
     import cv2
 
     across = cv2.Sobel(thumb, cv2.CV_32F, 1, 0, scale=0.25)
     down = cv2.Sobel(thumb, cv2.CV_32F, 0, 1, scale=0.25)
-    return np.asarray(_tiles(np.asarray(cv2.magnitude(across, down), np.float32)).max(axis=1), np.float32)
+    steep = np.asarray(cv2.magnitude(across, down), np.float32)
+    return np.asarray(_tiles(steep).max(axis=1), np.float32), np.count_nonzero(steep > _AREA_EDGE) / steep.size
 
 
 def _tiles(picture: Grey) -> Grey:
