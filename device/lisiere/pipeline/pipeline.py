@@ -232,7 +232,12 @@ class Pipeline:
                 self._infer(window)
             self._count_faults(self._builder)
         if messages := self._engine.task.end():
-            self._tell(Result(None, messages=messages), None)
+            try:
+                self._tell(Result(None, messages=messages), None)
+            except Rejected as error:
+                self.health.fault("input_rejected", str(error))
+            except Retryable as error:  # tried again, there would be nothing left to tell
+                self.health.fault("spool_unavailable", str(error))
 
     def _count_faults(self, builder: WindowBuilder) -> None:
         for fault, times in builder.faults.items():

@@ -22,6 +22,7 @@ from lisiere.tasks.presence import Events
 from lisiere.values import ClassificationBody, EventBody, Frame, LabelScore, Result, ScoreBody
 
 _FEW_CLASSES = 64
+_SLACK = 1e-3  # of shares, for rounding
 LEAST_SHARE = 1e-12  # what a share of zero counts as where its logarithm is asked for
 
 Scores = Literal["softmax", "probabilities", "uint8"]
@@ -114,7 +115,7 @@ def class_shares(output: Tensor, scores: Scores, temperature: float = 1.0) -> Se
         temperature: see `Classification.temperature`.
 
     Raises:
-        Rejected: the output holds something that is not a number.
+        Rejected: the output holds something that is not a number, or no share of one where those are promised.
     """
     # For a few classes NumPy's calls cost more than their arithmetic. Both ways count in double precision, where
     # neither the sum nor the shift by the largest can overflow.
@@ -122,6 +123,8 @@ def class_shares(output: Tensor, scores: Scores, temperature: float = 1.0) -> Se
     if few:
         values: list[float] = output.tolist()
         _check_finite(sum(values))
+        if scores == "probabilities":
+            _check_shares(min(values), max(values))
         if scores == "softmax" or temperature != 1:
             if scores != "softmax":
                 scale = 1 / 255 if scores == "uint8" else 1.0
@@ -133,6 +136,8 @@ def class_shares(output: Tensor, scores: Scores, temperature: float = 1.0) -> Se
         return [value / 255 for value in values] if scores == "uint8" else values
     shares = output.astype(np.float64)
     _check_finite(float(shares.sum()))
+    if scores == "probabilities":
+        _check_shares(float(shares.min()), float(shares.max()))
     if scores == "uint8":
         shares /= 255
     if scores != "softmax" and temperature != 1:
@@ -160,3 +165,11 @@ def _check_finite(total: float) -> None:
     """One number that is none makes the sum none."""
     if not math.isfinite(total):
         raise Rejected("The model's scores are not numbers.")
+
+
+def _check_shares(least: float, most: float) -> None:
+    if least < -_SLACK or most > 1 + _SLACK:
+        raise Rejected(
+            f"The model's scores reach from {least:g} to {most:g}, and they are shares of one. If it gives logits, say "
+            "so by `task.scores: softmax` of its manifest."
+        )

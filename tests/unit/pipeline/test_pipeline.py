@@ -374,6 +374,16 @@ def test_a_spool_that_takes_nothing_is_counted_and_the_pipeline_goes_on(tmp_path
     rig.pipeline.end()
     rig.pipeline.work()
     assert rig.counters == {"read": 3, "spool_unavailable": 3}
+
+
+def test_an_event_whose_end_no_spool_takes_is_counted(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spool", tiny.classifier(tmp_path / "m"), ImagesSource(path="x"), frames(3))
+    rig.pipeline._engine = dataclasses.replace(rig.pipeline._engine, task=Talkative())
+    rig.spool.close()
+    rig.pipeline.read()
+    rig.pipeline.end()
+    rig.pipeline.work()
+    assert rig.counters == {"read": 3, "spool_unavailable": 4}
     rig.pipeline.close()
 
 

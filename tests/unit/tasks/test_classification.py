@@ -137,6 +137,16 @@ def test_scores_that_are_not_numbers_are_rejected(scores: str, wrong: float) -> 
         body([0.1, wrong, 0.2, 0.3], scores=scores)
 
 
+@pytest.mark.parametrize("count", [4, 100])
+@pytest.mark.parametrize("wrong", [7.3, -2.0, 1e30])
+def test_shares_that_are_none_are_rejected(count: int, wrong: float) -> None:
+    labels = tuple(f"label {at}" for at in range(count))
+    for output in ([wrong, *[0.0] * (count - 1)], [*[0.0] * (count - 1), wrong]):
+        with pytest.raises(Rejected, match=r"they are shares of one.*task\.scores: softmax"):
+            task(output, labels=labels, scores="probabilities")[0](FRAME)
+    assert isinstance(task([1.0005, *[0.0] * (count - 1)], labels=labels)[0](FRAME).body, ClassificationBody)
+
+
 def test_scores_are_rounded_to_a_millionth_and_can_be_encoded() -> None:
     found = body([1 / 3, 1 / 7, 1 / 9, 0.4])
     assert found.top[1].score == 0.333333
@@ -149,7 +159,8 @@ def test_results_of_few_classes_and_of_many_can_be_encoded(count: int, scores: s
     """NumPy's own numbers cannot."""
     labels = tuple(f"label {at}" for at in range(count))
     decision = DecisionConfig(threshold=0.5, events=EventsConfig(min_s=0.0))
-    what, _ = task(np.arange(count) % 7, labels=labels, scores=scores, decision=decision)
+    output = np.arange(count) % 7 / (6 if scores == "probabilities" else 1)
+    what, _ = task(output, labels=labels, scores=scores, decision=decision)
     result = what(FRAME)
     found = msgspec.json.decode(msgspec.json.encode([result.body, *result.messages]))
     assert found[0]["label"] == f"label {6 if count > 6 else 3}"

@@ -147,7 +147,7 @@ def test_the_same_window_again_changes_nothing() -> None:
     assert score.channels["level"].n == 3
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     horizon=st.integers(1, 9),
     stride=st.integers(1, 5),

@@ -14,7 +14,7 @@ def everything(values: np.ndarray) -> np.ndarray:
     return np.ones(values.shape, np.bool_)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     rows=st.integers(1, 40),
     length=st.integers(1, 6),
