@@ -17,6 +17,7 @@ import numpy as np
 import paho.mqtt.client as paho
 import pytest
 import yaml
+import zstandard
 
 from lisiere.asyncapi import asyncapi, channels
 from lisiere.clock import SystemClock
@@ -170,6 +171,48 @@ def test_every_message_of_a_real_run_is_what_it_promises(broker: Address, tmp_pa
         channel = channel_of(topic)
         assert channel is not None, f"No channel is for {topic}."
         validator(channel).validate(json.loads(payload))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "zstd"])
+def test_batches_and_acknowledgements_of_a_real_run_are_what_they_promise(
+    packed: bool, broker: Address, tmp_path: Path
+) -> None:
+    tiny.classifier(tmp_path / "trees")
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "0.png"), np.full((10, 10, 3), 40, np.uint8))
+    source = {"type": "images", "path": "photos", "fps": 50}
+    photos = {"name": "dock", "source": source, "model": "trees"}
+    common = {"device": "pi-1", "spool": {"path": "spool"}}
+    for _ in range(3):
+        Runtime(parse_config({**common, "pipelines": [photos]}, tmp_path), SystemClock()).run()  # its result waits
+    transport = {"type": "mqtt", "host": broker[0], "port": broker[1], "protocol": EmbeddedBroker.protocol}
+    transport |= {"backlog_batch_kb": 16, "backlog_zstd": packed, "consumer_ack": True}
+    loop = {**photos, "source": {**source, "loop": True}}
+    runtime = Runtime(parse_config({**common, "transport": transport, "pipelines": [loop]}, tmp_path), SystemClock())
+    everything = Everything(broker)
+    thread = threading.Thread(target=runtime.run)
+    thread.start()
+    try:
+        everything.until("packed" if packed else "backlog")
+        topic, payload = everything.seen[-1]
+        assert channel_of(topic) == ("packed" if packed else "backlog")
+        batch = json.loads(zstandard.ZstdDecompressor().decompress(payload) if packed else payload)
+        validator("batch").validate(batch)
+        for result in batch["results"]:
+            validator("backlog").validate(result)
+        seqs = [result["seq"] for result in batch["results"]]
+        assert seqs == [1, 2, 3]
+        taken = {"id": "a9", "epoch": batch["epoch"], "ranges": [[1, 3]]}
+        validator("ack").validate(taken)
+        everything.client.publish("lisiere/v1/pi-1/cmd/ack", json.dumps(taken), 1)
+        everything.until("reply")
+        answer = json.loads(everything.seen[-1][1])
+        validator("reply").validate(answer)
+        assert (answer["id"], answer["done"], answer["answer"]) == ("a9", True, {"acknowledged": 3})
+    finally:
+        runtime.stop(0)
+        thread.join(WAIT_S)
+        everything.close()
 
 
 def test_a_message_that_is_not_as_promised_would_be_found() -> None:

@@ -60,8 +60,12 @@ class Mosquitto:
         process, self._process = self._process, None
         if process is None:
             return
-        end(process)
-        process.wait(10)
+        for _ in range(10):  # Mosquitto misses a signal that comes between its last look for one and its wait
+            end(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+                break
+        assert process.poll() is not None, "Mosquitto does not end."
         if self._log is not None:
             self._log.join(10)
             self._log = None
