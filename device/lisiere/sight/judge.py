@@ -233,4 +233,4 @@ def _measures(look: Look, place: Place | None, still: float, change: float) -> d
         measures["sharpness"] = look.sharpness
     if place is not None:
         measures |= {"match": place.match, "lost": place.lost, "edges": place.total, "area": place.area}
-    return {name: round(value, 4) for name, value in measures.items()}
+    return {name: round(float(value), 4) for name, value in measures.items()}

@@ -163,7 +163,7 @@ def _edges(thumb: Grey) -> tuple[Grey, float]:
     across = cv2.Sobel(thumb, cv2.CV_32F, 1, 0, scale=0.25)
     down = cv2.Sobel(thumb, cv2.CV_32F, 0, 1, scale=0.25)
     steep = np.asarray(cv2.magnitude(across, down), np.float32)
-    return np.asarray(_tiles(steep).max(axis=1), np.float32), np.count_nonzero(steep > _AREA_EDGE) / steep.size
+    return np.asarray(_tiles(steep).max(axis=1), np.float32), float(np.count_nonzero(steep > _AREA_EDGE)) / steep.size
 
 
 def _tiles(picture: Grey) -> Grey:
