@@ -88,23 +88,34 @@ def test_the_closed_form_is_as_good_as_nlinear_by_gradient_descent(horizon: int,
     assert ours <= 1.01 * theirs
 
 
-def drifted(rows: int) -> NDArray[np.float64]:
-    """A series whose last fifth drifts away, with noise that stops and then is three times what it was."""
-    values = seasons.seasons(rows, 2, 3)
-    rng, cut = np.random.default_rng(4), rows * 4 // 5
+def changed(how: str, rows: int, seed: int) -> NDArray[np.float64]:
+    """A made-up series whose last fifth is not like what was before. No number was chosen by these seeds.
+
+    `drift`: it drifts away, and its noise stops and then triples; `growth`: noise from nothing to much; `steps`: a
+    step up, and noise that comes and goes every 250 rows.
+    """
+    values = seasons.seasons(rows, 2, seed)
+    rng, cut = np.random.default_rng(seed + 1), rows * 4 // 5
     deviation, rest = values[:cut].std(0), rows - cut
     noise = rng.normal(0, 0.25, (rest, 2))
-    noise[: rest // 3] = 0
-    noise[2 * rest // 3 :] *= 3
-    values[cut:] += deviation * (noise + np.cumsum(0.15 * noise, axis=0) + np.linspace(0, 4, rest)[:, np.newaxis])
+    if how == "drift":
+        noise[: rest // 3] = 0
+        noise[2 * rest // 3 :] *= 3
+        noise += np.cumsum(0.15 * noise, axis=0) + np.linspace(0, 4, rest)[:, np.newaxis]
+    elif how == "growth":
+        noise *= np.linspace(0, 4, rest)[:, np.newaxis]
+    else:
+        noise *= 2 * (np.arange(rest) % 500 < 250)[:, np.newaxis]
+        noise[rest // 2 :] += 2
+    values[cut:] += deviation * noise
     return values
 
 
 @pytest.mark.parametrize("horizon", [24, 96])
-@pytest.mark.parametrize("name", ["ambient", "machine", "drifted"])
+@pytest.mark.parametrize("name", ["ambient", "machine", "drift", "growth", "steps"])
 def test_intervals_cover_what_they_say_on_held_out_data(name: str, horizon: int, tmp_path: Path) -> None:
-    if name == "drifted":
-        file = seasons.write_csv(tmp_path / "series.csv", drifted(14_400))
+    if name in ("drift", "growth", "steps"):
+        file = seasons.write_csv(tmp_path / "series.csv", changed(name, 14_400, 40))
     else:
         file = SHARED / f"{name}_temperature_system_failure.csv"
         require(file.is_file(), "the shared series")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
+from lisiere.backends import open_model
 from lisiere.clock import ManualClock, rfc3339
 from lisiere.errors import Rejected
-from lisiere.models import Manifest, Package, TensorSpec
+from lisiere.models import Manifest, Package, TensorSpec, open_package, write_manifest
 from lisiere.models.encoding import Calendar, Covariates, Normalise
 from lisiere.models.manifest import Forecasting, WindowInput
 from lisiere.settings.forecast import ForecastConfig
 from lisiere.tasks import Task, open_task
 from lisiere.tasks.encoding import calendar
 from lisiere.values import ForecastingBody, Result, ScoreBody, Window
+from support import require
 
 T0 = 1_699_920_000.0  # a midnight
 ROWS = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 40.0], [5.0, 30.0]], np.float32)
@@ -169,3 +174,47 @@ def test_an_output_that_is_no_number_in_its_unit_is_rejected() -> None:
     task, _ = make([[[0, 0, 3e38]], [[0, 0, 0]]], normalise=Normalise(scale=(1e308,)))
     with pytest.raises(Rejected, match="in the unit of its channels"):
         task(window())
+
+
+def test_a_real_model_takes_the_calendar_as_its_second_input(tmp_path: Path) -> None:
+    """Forecast the hour itself: the last columns of the covariates, through ONNX Runtime."""
+    require(importlib.util.find_spec("onnxruntime") is not None, "ONNX Runtime")
+    how = WindowInput(
+        channels=("level",),
+        length=4,
+        step_s=3600.0,
+        normalise=Normalise(level="last", scale=(2.0,)),
+        covariates=Covariates(calendar=(Calendar(part="hour_of_day", encoding="linear"),)),
+    )
+    nodes = [
+        helper.make_node("Slice", ["known", "first", "last", "axis"], ["ahead"]),
+        helper.make_node("ReduceMean", ["window"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Mul", ["mean", "nothing"], ["none"]),
+        helper.make_node("Add", ["ahead", "none"], ["out"]),
+    ]
+    numbers = {"first": [4], "last": [6], "axis": [1]}
+    constants = [numpy_helper.from_array(np.array(value, np.int64), key) for key, value in numbers.items()]
+    constants.append(numpy_helper.from_array(np.zeros(1, np.float32), "nothing"))
+    given = [helper.make_tensor_value_info("window", TensorProto.FLOAT, (1, 4, 1))]
+    given.append(helper.make_tensor_value_info("known", TensorProto.FLOAT, (1, 6, 1)))
+    made = [helper.make_tensor_value_info("out", TensorProto.FLOAT, (1, 2, 1))]
+    graph = helper.make_graph(nodes, "clock", given, made, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "m.onnx")
+    manifest = Manifest(
+        schema="lisiere.model/1",
+        name="clock",
+        version="1.0.0",
+        inputs=(TensorSpec(name="window", shape=(1, 4, 1)), TensorSpec(name="known", shape=(1, 6, 1))),
+        outputs=(TensorSpec(name="out", shape=(1, 2, 1)),),
+        input=how,
+        task=Forecasting(horizon=2, quantiles=(0.5,), channel="level"),
+        files={},
+        onnx="m.onnx",
+    )
+    write_manifest(manifest, tmp_path / "model.yaml")
+    package = open_package(tmp_path)
+    opened = open_model(package, "onnx")
+    body = told(open_task(package, opened.model, ManualClock()), window(ROWS[:, :1], hours=22))
+    opened.model.close()
+    # 23 h and midnight: 0.5 and -0.5 of a linear hour, times 2, above the last reading, which is 5.
+    assert body.quantiles == {"0.5": [6.0, 4.0]}
