@@ -22,13 +22,12 @@ from lisiere.sources.decoding import decode_image
 from lisiere.sources.image_header import UnusableImage
 from lisiere.sources.pace import Arrival, Pacer
 from lisiere.sources.streams import CHUNK_BYTES, JPEG_MAX_BYTES, JpegStream
-from lisiere.sources.video import Camera
+from lisiere.sources.video import BAD_IN_A_ROW, Camera
 from lisiere.values import Frame
 
 _TIMEOUT_S = 5.0  # to connect, and for each piece of an answer
 _WHOLE_S = 10.0  # for all of a picture
 _SNAPSHOT_FPS = 1.0
-_BAD_IN_A_ROW = 5  # pictures, until the camera counts as away
 
 
 class HttpCamera:
@@ -76,11 +75,11 @@ class HttpCamera:
                 data = self._whole(answer)
             arrived = Arrival.now(self._clock)
             try:
-                image = decode_image(data, f"A picture of {self._what}", self._config.most_pixels)
+                image = decode_image(data, f"A picture of the camera {shown(self._url)}", self._config.most_pixels)
             except UnusableImage as error:
                 self._fault(error.fault, str(error))
                 bad += 1
-                if bad == _BAD_IN_A_ROW:
+                if bad == BAD_IN_A_ROW:
                     raise Retryable(f"{bad} pictures in a row cannot be used: {error}") from error
             else:
                 yield Frame(image, arrived.ts, self._name, index, arrived.captured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import stat
@@ -22,6 +23,7 @@ LINE_MAX_BYTES = 1 << 20
 CLIENTS_MAX = 64
 _POLL_S = 0.2
 _CHUNK = 65_536
+_CANNOT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class JsonLines:
@@ -51,7 +53,8 @@ class JsonLines:
             while not stop.is_set():
                 for key, _ in selector.select(_POLL_S):
                     if key.fileobj is server:
-                        self._accept(server, selector, buffers)
+                        if not self._accept(server, selector, buffers):
+                            stop.wait(_POLL_S)  # or it would be asked again at once, for ever
                     else:
                         client = key.fileobj
                         assert isinstance(client, socket.socket)  # noqa: S101 - nothing else is registered
@@ -87,18 +90,23 @@ class JsonLines:
 
     def _accept(
         self, server: socket.socket, selector: selectors.BaseSelector, buffers: dict[socket.socket, bytearray]
-    ) -> None:
+    ) -> bool:
+        """Let one client in; return False where this machine cannot, as when too many files are open."""
         try:
             client, _ = server.accept()
-        except OSError:
-            return  # it left again before it was let in
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                return True  # it left again before it was let in
+            self._fault("client_not_accepted", f"{self._listen} cannot let a client in: {error.strerror}.")
+            return False
         if len(buffers) >= CLIENTS_MAX:
             self._fault("too_many_clients", f"{self._listen} has {CLIENTS_MAX} clients already.")
             client.close()
-            return
+            return True
         client.setblocking(False)
         buffers[client] = bytearray()
         selector.register(client, selectors.EVENT_READ)
+        return True
 
     def _receive(
         self, client: socket.socket, selector: selectors.BaseSelector, buffers: dict[socket.socket, bytearray]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -66,12 +67,19 @@ class Modbus:
         self._silences = 0
         try:
             if not client.connect():
-                raise Retryable(f"Modbus at {self._where} cannot be connected to.")
+                raise Retryable(f"Modbus at {self._where} cannot be connected to{self._why_not()}.")
             yield from polled(
                 lambda: self._ask(client, stop), self._config.interval_s, self._name, self._clock, self._fault, stop
             )
         finally:
             client.close()
+
+    def _why_not(self) -> str:
+        """What is seen of a serial port that could not be opened; the library does not say."""
+        device = self._config.device
+        if device is None or os.access(device, os.R_OK | os.W_OK):
+            return ""
+        return ": this user may not open it" if os.path.lexists(device) else ": there is no such port"
 
     def _client(self) -> Any:
         try:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _BY_ID = Path("/dev/v4l/by-id")
 _TOLD = 8
+BAD_IN_A_ROW = 5  # frames, until the camera counts as away
 _TIMEOUT_MS = 5000  # to open a network camera, and to get a frame from it
 _DEFAULT_FPS = 25.0  # for files that do not say
 _MOST_FPS = 1000.0  # a file that says more has no frame rate but a clock
@@ -48,7 +49,7 @@ class Camera:
         """
         capture = self._open()
         thinning = Thinning(self._clock, self._config.fps)
-        index = 0
+        index = bad = 0
         try:
             while not stop.is_set():
                 if not capture.grab():
@@ -58,9 +59,15 @@ class Camera:
                 arrived = Arrival.now(self._clock)
                 good, image = capture.retrieve()
                 if not good:
-                    raise Retryable(f"A frame of the camera {self._where()} cannot be decoded.")
+                    # USB cameras send one that is damaged now and then.
+                    says = f"A frame of the camera {self._where()} cannot be decoded."
+                    self._fault("image_unreadable", says)
+                    bad += 1
+                    if bad == BAD_IN_A_ROW:
+                        raise Retryable(f"{bad} frames in a row cannot be used: {says}")
+                    continue
                 yield Frame(np.asarray(image, np.uint8), arrived.ts, self._name, index, arrived.captured)
-                index += 1
+                index, bad = index + 1, 0
         finally:
             capture.release()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import queue
+import selectors
 import socket
 import stat
 import threading
@@ -138,6 +141,22 @@ def test_many_clients_at_once_do_not_mix_their_lines(tcp: Listening) -> None:
             client.sendall(b'vel": %d, "wind": 0}\n' % at)
         assert {one.values[0] for one in tcp.take(20)} == set(range(20))
     assert tcp.faults.empty()
+
+
+def test_a_machine_that_can_let_nobody_in_says_so_and_is_not_asked_in_haste() -> None:
+    class Server(socket.socket):
+        number = errno.EMFILE
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            raise OSError(self.number, os.strerror(self.number))
+
+    source = Listening("tcp:127.0.0.1:0")
+    with Server() as server, selectors.DefaultSelector() as selector:
+        assert not source._accept(server, selector, {})
+        server.number = errno.ECONNABORTED
+        assert source._accept(server, selector, {})
+    assert source.fault() == ("client_not_accepted", "tcp:127.0.0.1:0 cannot let a client in: Too many open files.")
+    assert source.faults.empty()
 
 
 def test_beyond_the_most_clients_the_next_is_turned_away(tcp: Listening) -> None:

@@ -184,7 +184,7 @@ def test_rtu_on_a_serial_port() -> None:
 
 
 def test_a_serial_port_that_is_not_there_is_retryable() -> None:
-    with pytest.raises(Retryable, match="/dev/no-such-port cannot be connected to"):
+    with pytest.raises(Retryable, match="/dev/no-such-port cannot be connected to: there is no such port"):
         next(opened({"a": ModbusValue(address=0)}, device="/dev/no-such-port")[0])
 
 

@@ -413,6 +413,26 @@ def test_a_stream_that_declares_too_many_pixels_is_not_read(
     assert capture.released == before + 2
 
 
+@pytest.mark.parametrize(("damaged", "frames"), [({1}, 9), ({0, 3, 4, 5, 6}, 5), ({1, 2, 3, 4, 5}, 1)])
+def test_a_frame_that_cannot_be_decoded_costs_itself_until_they_are_many(
+    monkeypatch: pytest.MonkeyPatch, damaged: set[int], frames: int
+) -> None:
+    class Damaged(Capture):
+        frames = 10
+
+        def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
+            return (False, None) if 9 - self._left in damaged else super().retrieve()
+
+    monkeypatch.setattr(cv2, "VideoCapture", Damaged)
+    faults, seen = Faults(), list[Frame]()
+    source = Camera(CameraSource(url="rtsp://camera"), "camera", ManualClock(), faults)
+    says = "5 frames in a row" if len(damaged) == 5 and 0 not in damaged else "no more frames"
+    with pytest.raises(Retryable, match=says):
+        seen.extend(source.items(threading.Event()))
+    assert [frame.index for frame in seen] == list(range(frames))
+    assert faults.names == ["image_unreadable"] * len(damaged)
+
+
 def test_a_frames_age_begins_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock(100.0)
 
