@@ -243,10 +243,12 @@ class LeadScore(Struct, frozen=True, kw_only=True):
 class RunningScore(Struct, frozen=True, kw_only=True):
     """Figures over the last `forecasts` scored ones; `unscored` counts those that met no reading, since the start.
 
-    `skill` is that of all channels, by the geometric mean of their ratios.
+    `skill` is that of all channels, by the geometric mean of their ratios. `every` is above 1 where memory holds only
+    every so many-th forecast until its time: the others are not scored.
     """
 
     forecasts: int
+    every: int
     unscored: int
     skill: float | None
     channels: dict[str, ChannelScore]

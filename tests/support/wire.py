@@ -73,7 +73,7 @@ class Envelopes:
                     "backend_why": "auto: first choice",
                     "target": "x",
                 },
-                "input": {"faults": [], "age_ms": None, "measures": {}},
+                "input": {"faults": [], "age_ms": None, "measures": {}, "command": None},
                 "latency_ms": {"preprocess": 0.5, "infer": 1.0, "postprocess": 0.5},
                 "result": {"label": "7", "score": 0.981, "top": [], "decided": True},
                 "published_ts": "2026-01-31T07:36:16.123Z",
@@ -112,7 +112,14 @@ class Envelopes:
             "steps": 6,
             "skill": 0.5,
             "channels": {"level": channel},
-            "running": {"forecasts": 1, "unscored": 0, "skill": 0.5, "channels": {"level": channel}, "leads": leads},
+            "running": {
+                "forecasts": 1,
+                "every": 1,
+                "unscored": 0,
+                "skill": 0.5,
+                "channels": {"level": channel},
+                "leads": leads,
+            },
         }
         return self._beside(seq, pipeline, replay, "score", score | changes)
 

@@ -288,6 +288,7 @@ class Keeper:
             channels=self._channels(sums),
             running=RunningScore(
                 forecasts=len(self._running),
+                every=self._every,
                 unscored=self._unscored,
                 skill=_short(float(skill(running.sum(0)))),
                 channels=self._channels(running),

@@ -27,7 +27,9 @@ from lisiere.settings.forecast import ForecastConfig
 from lisiere.settings.sensors import CsvSource
 from lisiere.settings.sources import CameraSource, ImagesSource
 from lisiere.settings.view import ViewConfig
+from lisiere.settings.window import WindowConfig
 from lisiere.spool import Spool, SpoolReader
+from lisiere.tasks.forecasting import ForecastingTask
 from lisiere.timeline import Timeline
 from lisiere.values import ClassificationBody, EventBody, Frame, Reading, Result, RunningScore, ScoreBody
 from support import tiny
@@ -325,7 +327,7 @@ class Talkative:
         steps=2,
         skill=None,
         channels={},
-        running=RunningScore(forecasts=0, unscored=1, skill=None, channels={}, leads=[]),
+        running=RunningScore(forecasts=0, every=1, unscored=1, skill=None, channels={}, leads=[]),
     )
 
     def __init__(self) -> None:
@@ -459,3 +461,15 @@ def test_settings_of_forecasts_are_for_forecasting_models_whose_season_fits(tmp_
     with pytest.raises(ConfigError, match="a season of 7 rows does not fit into a window of 6") as wrong:
         check_pairing(long, tide, "$.pipelines[0].source")
     assert wrong.value.path == "$.pipelines[0].forecast.season_s"
+
+
+def test_forecasts_are_judged_by_how_often_the_configuration_has_them_made(tmp_path: Path) -> None:
+    spool = Spool(SpoolConfig(path=str(tmp_path / "spool")), SystemClock())
+    model = str(tiny.forecaster(tmp_path / "m", horizon=6))
+    config = PipelineConfig(name="dock", source=CsvSource(path="x"), model=model, window=WindowConfig(stride=3))
+    pipeline = open_pipeline(config, "$.p", spool, SystemClock(), Timeline(SystemClock()), PipelineHealth("dock"))
+    task = pipeline._engine.task
+    assert isinstance(task, ForecastingTask)
+    assert task._keeper._asked.stride == 3
+    pipeline.close()
+    spool.close()

@@ -202,7 +202,14 @@ def test_a_long_horizon_is_held_in_bounded_memory() -> None:
     for end in range(3, 60):
         keeper.see(window(values, end))
         keeper.answer(fan(0.0, 1.0, 720, 32), zeros(720, 32))
-    assert 1 <= keeper.open < 20  # every n-th alone is held, and none takes the place of another
+    # Every n-th alone is held, none takes the place of another, and the scores say so.
+    held = keeper.open
+    assert 1 <= held < 20
+    told = keeper.see(window(values, 150))
+    assert told == ()
+    lost = keeper.see(window(values, 3, length=4))
+    assert len(lost) == held
+    assert held == -(-57 // lost[0].running.every)
 
 
 def test_running_figures_are_of_the_last_forecasts() -> None:
