@@ -22,7 +22,7 @@ from lisiere.settings.checks import ChecksConfig, TriggerConfig
 from lisiere.settings.decision import DecisionConfig, check_decision
 from lisiere.settings.forecast import ForecastConfig
 from lisiere.settings.links import GreengrassConfig, MqttConfig, check_link, resolve_secrets
-from lisiere.settings.sensors import SensorSource, SocketSource, check_sensor, resolve_sensor
+from lisiere.settings.sensors import MqttSource, SensorSource, SocketSource, check_sensor, resolve_sensor
 from lisiere.settings.sources import FrameSource, check_frames, resolve_frames
 from lisiere.settings.view import ViewConfig, check_view, resolve_view
 from lisiere.settings.window import WindowConfig
@@ -172,6 +172,7 @@ def parse_config(document: Any, base: Path) -> Config:
         raise ConfigError("The document is nested too deeply.") from error
     config = _resolve(config, base)
     _check_names(config)
+    _check_clients(config)
     _check_topics(config)
     for index, pipeline in enumerate(config.pipelines):
         if isinstance(pipeline.source, FrameSource):
@@ -270,6 +271,25 @@ def _check_names(config: Config) -> None:
             if listen in sockets and not listen.endswith(":0"):  # port 0 is a new port each time
                 raise ConfigError(f"Two pipelines listen on {listen}.", f"$.pipelines[{index}].source.listen")
             sockets.add(listen)
+
+
+def _check_clients(config: Config) -> None:
+    """Of two clients with one id a broker keeps the newer, so that they would throw each other out for ever."""
+    known: set[tuple[tuple[str, int], str]] = set()
+    if isinstance(config.transport, MqttConfig):
+        known.add((config.transport.address, config.transport.client_id or config.device))
+    for index, pipeline in enumerate(config.pipelines):
+        source = pipeline.source
+        if not isinstance(source, MqttSource) or source.client_id is None:
+            continue
+        client = source.address, source.client_id
+        if client in known:
+            raise ConfigError(
+                f"Two connections to {source.host} would have the client id {source.client_id!r}, and a broker allows "
+                "one. Leave it away, and the broker gives one.",
+                f"$.pipelines[{index}].source.client_id",
+            )
+        known.add(client)
 
 
 def _check_topics(config: Config) -> None:

@@ -329,6 +329,7 @@ def test_relative_paths_start_from_the_given_folder(base: Path) -> None:
         transport={
             "type": "mqtt",
             "host": "h",
+            "username": "pi",
             "password_file": "secret",
             "tls": {"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"},
         },
@@ -530,7 +531,7 @@ def test_the_port_is_the_usual_one_unless_given(base: Path, transport: dict[str,
 def test_secrets_that_others_can_read_are_refused(base: Path, secret: str, at: str, mode: int) -> None:
     (base / secret).chmod(mode)
     tls = {"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"}
-    made = document(transport={"type": "mqtt", "host": "h", "password_file": "secret", "tls": tls})
+    made = document(transport={"type": "mqtt", "host": "h", "username": "pi", "password_file": "secret", "tls": tls})
     error = refused(made, base)
     assert error.path == at
     assert f"chmod 600 {base / secret}" in str(error)
@@ -583,6 +584,7 @@ MQTT = {"type": "mqtt", "host": "h", "topics": [{"topic": "a"}]}
         ({**MQTT, "topics": [{"topic": "a", "channel": "x", "keys": {"x": "y"}}]}, ".topics[0]"),
         ({**MQTT, "topics": [{"topic": "a", "qos": 3}]}, ".topics[0].qos"),
         ({**MQTT, "password": "swordfish"}, ""),
+        ({**MQTT, "password_file": "secret"}, ""),
         ({**MQTT, "tls": {"certificate": "cert.pem"}}, ".tls"),
         ({**MQTT, "tls": {"ca": "absent.pem"}}, ".tls.ca"),
         ({"type": "modbus", "values": REGISTER}, ""),
@@ -617,6 +619,23 @@ def test_what_is_wrong_with_a_sensor_is_named_with_its_place(base: Path, source:
     assert refused(sensor(**source), base).path == f"$.pipelines[0].source{at}"
 
 
+def test_two_clients_of_one_broker_have_ids_of_their_own(base: Path) -> None:
+    def made(*ids: str | None, **transport: Any) -> dict[str, Any]:
+        found = sensor(**MQTT)
+        found["pipelines"] = [
+            {"name": f"p{at}", "model": "model", "source": {**MQTT, **({"client_id": one} if one else {})}}
+            for at, one in enumerate(ids)
+        ]
+        return {**found, **({"transport": transport} if transport else {})}
+
+    parse_config(made("a", "b", None, None, type="mqtt", host="h"), base)
+    parse_config(made("c", type="mqtt", host="elsewhere", client_id="c"), base)
+    assert refused(made("a", "b", "a"), base).path == "$.pipelines[2].source.client_id"
+    assert refused(made("c", type="mqtt", host="h", client_id="c"), base).path == "$.pipelines[0].source.client_id"
+    device = made()["device"]
+    assert refused(made(device, type="mqtt", host="h"), base).path == "$.pipelines[0].source.client_id"
+
+
 def test_paths_of_sensors_start_from_the_file(base: Path) -> None:
     def made(**source: Any) -> Any:
         return parse_config(sensor(**source), base).pipelines[0].source
@@ -636,7 +655,9 @@ def test_paths_of_sensors_start_from_the_file(base: Path) -> None:
     system = made(type="system", disk="data")
     assert isinstance(system, SystemSource)
     assert system.disk == str(base / "data")
-    mqtt = made(**MQTT, password_file="secret", tls={"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"})
+    mqtt = made(
+        **MQTT, username="pi", password_file="secret", tls={"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"}
+    )
     assert isinstance(mqtt, MqttSource)
     assert (mqtt.password_file, mqtt.address) == (str(base / "secret"), ("h", 8883))
     assert mqtt.tls is not None
@@ -647,7 +668,7 @@ def test_paths_of_sensors_start_from_the_file(base: Path) -> None:
 def test_secrets_of_a_sensors_broker_that_others_can_read_are_refused(base: Path, secret: str, at: str) -> None:
     (base / secret).chmod(0o644)
     tls = {"certificate": "cert.pem", "key": "key.pem"}
-    error = refused(sensor(**MQTT, password_file="secret", tls=tls), base)
+    error = refused(sensor(**MQTT, username="pi", password_file="secret", tls=tls), base)
     assert error.path == f"$.pipelines[0].source.{at}"
     assert f"chmod 600 {base / secret}" in str(error)
 

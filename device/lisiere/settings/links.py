@@ -120,7 +120,7 @@ def check_link(transport: MqttConfig | GreengrassConfig) -> None:
         raise ConfigError("zstandard is not installed: pip install 'lisiere[zstd]'.", "$.transport.backlog_zstd")
     if isinstance(transport, MqttConfig):
         check_host(transport.host, "$.transport")
-        check_secrets(transport.password_file, transport.tls, "$.transport")
+        check_secrets(transport.username, transport.password_file, transport.tls, "$.transport")
 
 
 def check_host(host: str, at: str) -> None:
@@ -151,7 +151,7 @@ def resolve_secrets(
     return password_file, tls
 
 
-def check_secrets(password_file: str | None, tls: TlsConfig | None, at: str) -> None:
+def check_secrets(username: str | None, password_file: str | None, tls: TlsConfig | None, at: str) -> None:
     """Check that the files are there and that secrets are secret.
 
     Raises:
@@ -159,6 +159,8 @@ def check_secrets(password_file: str | None, tls: TlsConfig | None, at: str) -> 
     """
     if password_file is not None and (why := exposed(Path(password_file))):
         raise ConfigError(why, f"{at}.password_file")
+    if password_file is not None and username is None:
+        raise ConfigError("A password goes with a `username`; without one the broker is given neither.", at)
     if tls is None:
         return
     if (tls.certificate is None) != (tls.key is None):

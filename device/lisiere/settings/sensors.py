@@ -277,7 +277,7 @@ def check_sensor(source: SensorSource, at: str) -> None:
             _check_socket(source, at)
         case MqttSource():
             check_host(source.host, at)
-            check_secrets(source.password_file, source.tls, at)
+            check_secrets(source.username, source.password_file, source.tls, at)
             for index, topic in enumerate(source.topics):
                 _check_topic(topic, f"{at}.topics[{index}]")
                 if any(topic.topic == other.topic for other in source.topics[:index]):
