@@ -22,13 +22,13 @@ class InputInfo(Struct, frozen=True, kw_only=True):
         faults: what is wrong with it, by name, such as `frozen` or `stuck:vibration`; none when nothing is.
         age_ms: how old it was when the model saw it, where that is known.
         measures: what the judgement rests on, by name.
-        command: the `id` of the command `infer` that asked for it, if one did.
+        command: the `id` of the command `infer` that asked for it; absent where none did.
     """
 
     faults: tuple[str, ...] = ()
     age_ms: float | None = None
     measures: dict[str, float] = msgspec.field(default_factory=dict)
-    command: str | None = None
+    command: str | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import replace
 
 import numpy as np
+from msgspec import UNSET
 
 from lisiere.errors import Rejected
 from lisiere.health import PipelineHealth
@@ -83,7 +84,8 @@ class Gate:
         if command is None and not self._wanted(seen, now):
             return None
         self._taken, self._taken_thumb = now, seen.thumb
-        return replace(frame, input=InputInfo(faults=seen.faults, measures=seen.measures, command=command))
+        info = InputInfo(faults=seen.faults, measures=seen.measures, command=UNSET if command is None else command)
+        return replace(frame, input=info)
 
     def _look(self, frame: Frame, now: float) -> Seen:
         if self._seen is None or not 0 <= now - self._looked < _LOOK_S:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from lisiere.errors import Rejected
 from lisiere.health import PipelineHealth
@@ -41,7 +42,7 @@ def test_without_a_trigger_every_frame_goes_on_with_what_it_was_found_to_be() ->
     assert frame is not None
     assert frame.input is not None
     assert frame.input.faults == ()
-    assert frame.input.command is None
+    assert frame.input.command is UNSET
     assert {"level", "bright", "clipped", "still_s", "change"} <= set(frame.input.measures)
     assert rig.counters == {}
 
