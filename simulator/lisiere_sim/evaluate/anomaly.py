@@ -154,7 +154,7 @@ def plot(results: list[Record], windows: Sequence[Stretch], file: Path) -> None:
     bodies: list[dict[str, Any]] = [result["result"] for result in results]
     plots.anomaly(
         file,
-        title=str(results[0].get("pipeline", "")) if results else "",
+        title=file.stem,
         times=ends,
         scores=np.array([np.nan if body["score"] is None else body["score"] for body in bodies], np.float64),
         threshold=float(bodies[0]["threshold"]) if bodies else None,

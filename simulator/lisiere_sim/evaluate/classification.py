@@ -134,7 +134,7 @@ def plot(results: list[Record], truth: Truth, file: Path) -> None:
     most = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MOST_DRAWN])
     plots.classification(
         file,
-        title=str(results[0].get("pipeline", "")) if results else "",
+        title=file.stem,
         names=[names[at] for at in most],
         matrix=matrix[np.ix_(most, most)],
         sure=np.array([body["score"] for body, _ in known], np.float64),

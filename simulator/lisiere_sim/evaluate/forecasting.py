@@ -21,6 +21,7 @@ from lisiere_sim.evaluate.kind import Figures, Kind, Record
 
 Array = NDArray[np.float64]
 HOLDOUT = "holdout.csv"
+_MOST_DRAWN = 20  # forecasts beside each other; more cannot be told apart
 # What is summed up, for each channel and each step ahead.
 _N, _ABSOLUTE, _SQUARE, _PINBALL, _INSIDE, _INTERVALS, _BETWEEN = range(7)
 
@@ -226,21 +227,24 @@ def _round(value: float) -> float:
 
 
 def plot(results: list[Record], truth: Truth, file: Path) -> None:
-    """Draw what came, and forecasts that follow one another, with their intervals; up to four channels."""
+    """Draw what came, and the last forecasts that follow one another, with their intervals; up to four channels."""
     from lisiere_sim.evaluate import plots
 
     forecasts = [result if "forecast" in result else compact(result) for result in results]
     shown: list[Record] = []
-    for one in forecasts:
-        horizon = len(next(iter(one["forecast"].values()))[0])
-        if not shown or one["end"] >= shown[-1]["end"] + horizon * one["step_s"] * 0.999:
+    since = -math.inf
+    for one in reversed(forecasts):
+        ahead_s = len(next(iter(one["forecast"].values()))[0]) * one["step_s"]
+        if len(shown) < _MOST_DRAWN and (not shown or one["end"] + ahead_s * 0.999 <= shown[-1]["end"]):
             shown.append(one)
+            since = one["end"] - ahead_s
     names = list(shown[0]["forecast"])[:4] if shown else []
+    seen = truth.times >= since
     plots.forecasts(
         file,
-        title=str(results[0].get("pipeline", "")) if results else "",
-        times=truth.times,
-        series={_column(name, truth): truth.values[_column(name, truth)] for name in names},
+        title=file.stem,
+        times=truth.times[seen],
+        series={_column(name, truth): truth.values[_column(name, truth)][seen] for name in names},
         fans={_column(name, truth): [_fan(one, name) for one in shown] for name in names},
     )
 

@@ -40,6 +40,16 @@ def figure(file: Path, rows: int = 1, height: float = 2.6, columns: int = 1) -> 
         raise Permanent(f"The picture {file} cannot be written: {error.strerror}.") from error
 
 
+def _time_axis(axis: Any) -> None:
+    """Write moments in as few characters as tell them apart; the day or year they share stands once, at the end."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(tz=timezone.utc)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=timezone.utc))
+    axis.set_xlabel("time (UTC)", fontsize="small")
+
+
 def moments(seconds: NDArray[np.float64]) -> list[datetime]:
     """Seconds since 1970 as matplotlib wants them."""
     return [datetime.fromtimestamp(float(second), timezone.utc) for second in seconds]
@@ -80,7 +90,7 @@ def anomaly(
         if threshold is not None:
             axes[-1].axhline(threshold, linewidth=0.7, linestyle="--", color="tab:red", label="threshold")
         if alarm.any():
-            axes[-1].plot(moments(times[alarm]), scores[alarm], ".", color="tab:red", label="alarm")
+            axes[-1].plot(moments(times[alarm]), scores[alarm], ".", markersize=4, color="tab:red", label="alarm")
         for number, axis in enumerate(axes):
             for at, (start, end) in enumerate(windows):
                 first = number == len(axes) - 1 and at == 0
@@ -89,6 +99,7 @@ def anomaly(
                 )
         if axes[-1].get_legend_handles_labels()[0]:
             axes[-1].legend(loc="upper left", fontsize="small")
+        _time_axis(axes[-1])
 
 
 def classification(
@@ -156,7 +167,8 @@ def forecasts(
     with figure(file, max(1, len(series))) as axes:
         axes[0].set_title(title)
         for axis, (name, values) in zip(axes, series.items(), strict=False):
-            axis.plot(x, values[::every], linewidth=0.7, color="tab:grey", label="measured")
+            # Above the forecasts, so that one sees where it leaves their intervals.
+            axis.plot(x, values[::every], linewidth=0.8, color="black", label="measured", zorder=3)
             axis.set_ylabel(name)
             for at, fan in enumerate(fans[name]):
                 ahead = moments(fan["times"])
@@ -165,3 +177,4 @@ def forecasts(
                     ahead, fan["low"], fan["high"], alpha=0.25, color="tab:blue", label="" if at else "interval"
                 )
             axis.legend(loc="upper left", fontsize="small")
+        _time_axis(axes[-1])
