@@ -23,7 +23,8 @@ def window_input(config: WindowConfig, model: WindowInput, path: str) -> WindowI
         path: where the configuration has `window`.
 
     Raises:
-        ConfigError: the model takes other windows than the configuration says, or too many rows are kept open.
+        ConfigError: the model takes other windows than the configuration says, a whole one would be interpolated, or
+            too many rows are kept open.
     """
     stated: dict[str, tuple[Any, Any]] = {
         "channels": (config.channels, model.channels),
@@ -38,6 +39,12 @@ def window_input(config: WindowConfig, model: WindowInput, path: str) -> WindowI
         raise ConfigError(
             f"{config.lateness_s:g} s are more than {OPEN_ROWS_MAX:,} steps of {model.step_s:g} s.",
             f"{path}.lateness_s",
+        )
+    if config.max_gap is not None and config.max_gap >= model.length:
+        raise ConfigError(
+            f"A gap of {config.max_gap} rows would fill a whole window, which has {model.length}: nothing in it would "
+            "be measured.",
+            f"{path}.max_gap",
         )
     return replace(
         model,

@@ -29,6 +29,7 @@ def test_the_model_decides_unless_the_configuration_may() -> None:
         ({"length": 48}, r"^\$\.p\.window\.length: It is 48, but the model takes windows whose length is 96\."),
         ({"step_s": 1}, r"^\$\.p\.window\.step_s: It is 1, but the model takes windows whose step_s is 60\."),
         ({"channels": ("head", "flow")}, r"^\$\.p\.window\.channels: It is head, flow, but .* is flow, head\."),
+        ({"max_gap": 96}, r"^\$\.p\.window\.max_gap: A gap of 96 rows would fill a whole window"),
         ({"lateness_s": 60.0 * OPEN_ROWS_MAX + 60}, r"^\$\.p\.window\.lateness_s: .* more than 100,000 steps of 60 s"),
     ],
 )
