@@ -184,15 +184,23 @@ def freeze(clock: bool = False) -> Alter:
     return alter
 
 
-def cover(colour: tuple[int, int, int] = (4, 4, 4), noise: float = 2.0, shading: float = 0.0) -> Alter:
-    """A cap, a hand or a sheet of paper before the lens: one colour, shaded softly, with the sensor's noise."""
+def cover(
+    colour: tuple[int, int, int] = (4, 4, 4), noise: float = 2.0, shading: float = 0.0, share: float = 1.0
+) -> Alter:
+    """A cap, a hand or a sheet of paper before the lens: one colour, shaded softly, with the sensor's noise.
+
+    Args:
+        share: how much of the picture's width it covers, from the left.
+    """
     grain = Noise(np.random.default_rng(5), noise)
 
     def alter(frame: Frame, number: int) -> Frame:
-        height, width = frame.shape[:2]
+        height, width = frame.shape[0], round(frame.shape[1] * share)
         slope = np.linspace(1 - shading, 1 + shading, width, dtype=np.float32)[None, :, None]
         picture = np.ones((height, width, 1), np.float32) * np.array(colour, np.float32) * slope
-        return np.asarray(np.clip(picture + grain(height, width), 0, 255), np.uint8)
+        covered = frame.copy()
+        covered[:, :width] = np.clip(picture + grain(height, width), 0, 255)
+        return covered
 
     return alter
 

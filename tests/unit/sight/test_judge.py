@@ -22,6 +22,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Alter]]] = {
     "freeze under a clock": ("frozen", lambda: films.freeze(clock=True)),
     "cap": ("dark", films.cover),
     "hand": ("covered", lambda: films.cover((60, 80, 130), shading=0.3)),
+    "a hand before most of it": ("covered", lambda: films.cover((60, 80, 130), shading=0.3, share=0.85)),
     "paper": ("covered", lambda: films.cover((200, 205, 210), shading=0.1)),
     "defocus": ("blurred", lambda: films.blur(3)),
     "fog": ("blurred", lambda: films.blur(5, noise=2)),
@@ -191,7 +192,8 @@ def test_memory_is_bounded() -> None:
     image = scene(0, (48, 64)).astype(np.uint8)
     rng = np.random.default_rng(1)
     for second in range(330):
-        sight.look(np.clip(image + rng.integers(-3, 4, image.shape), 0, 255).astype(np.uint8), second)
+        seen = sight.look(np.clip(image + rng.integers(-3, 4, image.shape), 0, 255).astype(np.uint8), second)
+        assert {type(value) for value in seen.measures.values()} == {float}  # what a message can carry
     memory = sight._memory
     for history in (memory.level, memory.clipped, memory.sharpness, memory.stillness._quiet, memory.position._usual):
         assert len(history._samples) == len(history._sorted) <= 300
