@@ -22,7 +22,8 @@ from support.films import Alter, Camera, Film, Frame, altered
 from support.trials import Trial
 from support.trials import run as show
 
-SIZE = (480, 640)
+SIZE = (480, 640)  # of the frames that cost is measured with
+DRAWN = (240, 320)  # of the films that are drawn
 # For each fault its name, and what makes it.
 FAULTS: dict[str, tuple[str, Callable[[], Alter]]] = {
     "frozen": ("frozen", films.freeze),
@@ -31,9 +32,9 @@ FAULTS: dict[str, tuple[str, Callable[[], Alter]]] = {
     "a hand": ("covered", lambda: films.cover((60, 80, 130), shading=0.3)),
     "a sheet of paper": ("covered", lambda: films.cover((200, 205, 210), shading=0.1)),
     "out of focus": ("blurred", lambda: films.blur(3)),
-    "fogged": ("blurred", lambda: films.blur(8, noise=2)),
-    "shifted by 3% and 4%": ("moved", lambda: films.shift(20, 20)),
-    "shifted by 14%": ("moved", lambda: films.shift(90, 40, roll=True)),
+    "fogged": ("blurred", lambda: films.blur(5, noise=2)),
+    "pushed a little": ("moved", lambda: films.shift(14, 12)),
+    "pushed": ("moved", lambda: films.shift(60, 30, roll=True)),
     "turned by 10°": ("moved", lambda: films.shift(0, turn=10)),
     "glaring light": ("over_exposed", films.over_expose),
 }
@@ -72,8 +73,8 @@ def run(rounds: int, data: Path) -> list[Outcome]:
     film = data / "video" / "bottle-detection.mp4"
     if film.is_file():
         outcomes += _quality("real film", list(_real_faults(film)), [show(films.video(film), REAL_FPS)])
-    places = [films.scene(seed, SIZE) for seed in range(1, 3)]
-    places += [films.photograph(file, SIZE) for file in sorted((data / "images_ovms10").glob("*.jpeg"))[:1]]
+    places = [films.scene(seed, DRAWN) for seed in range(3)]
+    places += [films.photograph(file, DRAWN) for file in sorted((data / "images_ovms10").glob("*.jpeg"))[:3]]
     faulty = [_drawn_fault(place, name, how) for place in places for name in FAULTS for how in WITH_FAULTS.values()]
     clean = [_clean(place, how) for place in places for how in CLEAN.values()]
     return outcomes + _quality("drawn films", faulty, clean)
@@ -130,7 +131,7 @@ def _quality(what: str, faulty: list[tuple[str, Trial]], clean: list[Trial]) -> 
 
 def _real_faults(film: Path) -> Iterator[tuple[str, Trial]]:
     for name, (fault, make) in FAULTS.items():
-        for start in (150, 500, 800):
+        for start in (150, 500):
             stop = start + 180
             frames: Film = islice(films.video(film), stop + 60)
             yield name, show(altered(frames, make(), start, stop), REAL_FPS, fault, start, stop)
