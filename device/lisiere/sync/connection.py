@@ -223,12 +223,12 @@ class Connection:
                 if not (self._fetch_late() if late else self._fetch_live()):
                     return None
                 self._drop_unsendable(rows)
-            alone = self._terms.suspects.alone
-            if not late:
-                self._heads[late] = self._drafter.one(rows.popleft(), late=False)
+            if late and self._batching and self._drafter.batches:
+                alone = self._terms.suspects.alone
+                head = self._drafter.backlog(rows, self.transport.max_bytes, lambda seq: alone([seq]))
             else:
-                most = self.transport.max_bytes if self._batching else 0
-                self._heads[late] = self._drafter.backlog(rows, most, lambda seq: alone([seq]))
+                head = self._drafter.one(rows.popleft(), late)
+            self._heads[late] = head
         return self._heads[late]
 
     def _drop_unsendable(self, rows: deque[Row]) -> None:
@@ -297,7 +297,9 @@ class Connection:
             self._credit = max(0.0, self._credit)
         del self._heads[draft.late]
         self._busy.update(draft.seqs)
-        self._sent.update(row.pipeline for row in draft.rows if row.pipeline)
+        for row in draft.rows:
+            if row.pipeline:
+                self._sent[row.pipeline] += 1
         self._trial = self._terms.suspects.alone(draft.seqs)
 
     def _settled(self, token: int) -> Draft | None:

@@ -81,6 +81,11 @@ class Drafter:
         self._aws_topics = aws_topics
         self._timeline = timeline
 
+    @property
+    def batches(self) -> bool:
+        """Whether results of the backlog are put together."""
+        return self._batch_bytes > 0
+
     def one(self, row: Row, late: bool) -> Draft:
         """Return the message of one row."""
         if row.kind == "gap":

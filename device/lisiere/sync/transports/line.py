@@ -14,7 +14,7 @@ from typing import Any
 import paho.mqtt.client as paho
 
 _READ_BYTES = 1 << 16
-_LOT_BYTES = 1 << 13
+_LOT_BYTES = 1 << 13  # leave at once, so that the other end has work while more is made
 
 
 class Line:
@@ -47,7 +47,7 @@ class Line:
         self._link.setblocking(flag)
 
     def send(self, data: bytes) -> int:
-        """Take all of it, to be sent by `flush`."""
+        """Take all of it, to be sent by `flush` at the latest."""
         self._unsent += data
         if len(self._unsent) >= _LOT_BYTES:
             self.flush()
@@ -96,4 +96,6 @@ class LineClient(paho.Client):  # type: ignore[misc]  # paho's is untyped here
     """paho's client on a `Line`."""
 
     def _create_socket(self) -> Any:
-        return Line(super()._create_socket())
+        link = super()._create_socket()
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a `Line` gathers by itself
+        return Line(link)
