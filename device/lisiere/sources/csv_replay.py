@@ -64,7 +64,8 @@ class CsvReplay:
         wanted = [self._config.time, *(self._config.columns.get(channel, channel) for channel in self._channels)]
         absent = [name for name in wanted if name not in header]
         if absent:
-            shown = ", ".join(header)
+            # A file's own text goes into logs, and so to terminals.
+            shown = "".join(letter if letter.isprintable() else "?" for letter in ", ".join(header))
             shown = shown if len(shown) <= _HEADER_SHOWN else f"{shown[:_HEADER_SHOWN]}…"
             raise Permanent(
                 f"{self._config.path} has the columns {shown or '(none)'}, but not {', '.join(absent)}. Name them with "

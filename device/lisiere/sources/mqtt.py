@@ -168,7 +168,7 @@ class MqttTopics:
 
         def receive(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
             if len(message.payload) > limit:
-                self._fault("mqtt_too_large", f"A message on {message.topic[:80]} has {len(message.payload)} bytes.")
+                self._fault("mqtt_too_large", f"A message on {message.topic[:80]!r} has {len(message.payload)} bytes.")
                 return
             inbox.put((index, self._clock.now(), bytes(message.payload), bool(message.retain)))
 

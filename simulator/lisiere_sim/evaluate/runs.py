@@ -95,7 +95,7 @@ def _kept(record: Record, task: str, where: str) -> Record:
 def _record(line: str, where: str) -> Record:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not JSON: {error}.") from error
     if not isinstance(record, dict) or not isinstance(record.get("pipeline"), str):
         raise ConfigError(f"{where} is no result: it names no pipeline.")

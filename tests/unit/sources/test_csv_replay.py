@@ -138,11 +138,14 @@ def test_what_is_no_csv_in_utf_8_costs_only_its_row(tmp_path: Path, bad: bytes, 
     assert "Line 3 of " in faults[0][1]
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfet\x00i\x00", b"time,\xff\n10,1\n", b"x" * 3_000_000, b"," * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfet\x00i\x00", b"time,\x1b[2J\n", b"time,\xff\n10,1\n", b"x" * 3_000_000, b"," * 100_000]
+)
 def test_a_file_that_is_no_csv_in_utf_8_is_permanent(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(Permanent, match="CSV in UTF-8") as caught:
         replay(tmp_path, data)
     assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
 
 
 def test_a_file_that_is_not_there_is_retryable(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_run_is_drawn(results: Path, tmp_path: Path) -> None:
         ("", {"": "labels.json"}, "holds no results"),
         ("[1]\n", {"": "labels.json"}, "line 1 is no result"),
         ("{\n", {"": "labels.json"}, "line 1 is not JSON"),
+        ("[" * 100_000 + "\n", {"": "labels.json"}, "line 1 is not JSON"),
         ('{"pipeline": "p"}\n', {"": "labels.json"}, "has no `task`, `ts`"),
         (LINE % (0, "normal"), {}, "p has no labels: give --labels p=FILE"),
         (LINE % (0, "normal"), {"q": "labels.json"}, "results of p, and none of q"),
