@@ -115,7 +115,7 @@ class SpoolConfig(Part, frozen=True, kw_only=True):
 
     path: str = "spool"
     max_rows: Annotated[int, Meta(ge=100)] = 1_000_000
-    max_mb: Annotated[float, Meta(ge=1)] = 512.0
+    max_mb: Annotated[float, Meta(ge=1, le=1e9)] = 512.0
     linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 5.0
 
 

@@ -215,6 +215,7 @@ def test_unknown_keys_are_errors_at_their_parent(base: Path, path: str, value: o
         ("pipelines[0].delivery.ttl_s", 0),
         ("pipelines[0].delivery.ttl_s", float("inf")),
         ("spool.max_mb", float("nan")),
+        ("spool.max_mb", float("inf")),
         ("spool.linger_ms", -1),
         ("spool.linger_ms", 1001),
         ("health_interval_s", 0),
