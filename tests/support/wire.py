@@ -73,7 +73,7 @@ class Envelopes:
                     "backend_why": "auto: first choice",
                     "target": "x",
                 },
-                "input": {"faults": [], "age_ms": None, "measures": {}, "command": None},
+                "input": {"faults": [], "age_ms": None, "measures": {}},
                 "latency_ms": {"preprocess": 0.5, "infer": 1.0, "postprocess": 0.5},
                 "result": {"label": "7", "score": 0.981, "top": [], "decided": True},
                 "published_ts": "2026-01-31T07:36:16.123Z",
