@@ -36,8 +36,8 @@ _SHIFT_MIN, _FIT_BETTER, _FIT = 2, 0.2, 0.35
 _LOST, _LOST_MORE, _RIM = 0.5, 0.15, 0.3
 _UNLIKE = 0.15  # a correlation that no object leaves that passes, however large
 _SLOW = 0.75  # how fast a picture that fits nowhere becomes one of a moved camera
-# Where nothing can be seen there is nothing that stands still, is blurred or has moved.
-_BLINDING: tuple[Fault, ...] = ("dark", "covered", "over_exposed")
+# Black and white have no noise, so that it says nothing when they stand still.
+_BLINDING: tuple[Fault, ...] = ("dark", "over_exposed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,9 @@ class Sight:
             over = look.clipped >= _OVER_AT_START and not memory.accepted
         if place is not None and memory.position.edged:
             bare = place.loss >= config.covered_loss and place.total <= _TOTAL_COVERED
-            covered = place.match < _MATCH_COVERED and (bare or place.area <= _AREA_COVERED)
+            # Where every picture is another one, some have few edges by nature.
+            covered = memory.position.trusted and place.area <= _AREA_COVERED
+            covered = place.match < _MATCH_COVERED and (bare or covered)
         else:
             covered = memory.position.flat(look.thumb) <= _COVERED_AT_START and not memory.accepted
         blurred = False

@@ -116,6 +116,18 @@ def test_every_frame_another_picture_is_no_camera_that_moves() -> None:
     assert trial.false_alarms == 0, trial.false
 
 
+def test_a_picture_with_few_edges_among_others_is_frozen_when_it_stands_still() -> None:
+    """Digits on paper, each frame another: one with a pale digit stands still."""
+    rng = np.random.default_rng(2)
+    sight, named = Sight(ChecksConfig()), []
+    pictures = [np.clip(scene(seed, (120, 160)), 0, 255).astype(np.uint8) for seed in range(40)]
+    pale = np.clip(150 + (scene(77, (120, 160)) - 150) * 0.2 + rng.normal(0, 2, (120, 160, 3)), 0, 255)
+    for index, picture in enumerate([*pictures, *[pale.astype(np.uint8)] * 20]):
+        named.append(sight.look(picture, index / 10).faults)
+    assert all("frozen" in faults for faults in named[53:])
+    assert not any("frozen" in faults for faults in named[:51])
+
+
 def test_what_stays_strange_is_usual_in_the_end() -> None:
     sight, camera = Sight(ChecksConfig(adapt_s=20)), Camera(scene(0, SIZE), fps=2, seconds=60)
     named, renewed = [], []
