@@ -217,7 +217,8 @@ def _validate(args: argparse.Namespace) -> int:
     if args.json:
         print_json(msgspec.to_builtins(config))
     else:
-        print_line(f"{args.config} is valid: {len(config.pipelines)} pipelines, and their models are whole.")
+        names = ", ".join(pipeline.name for pipeline in config.pipelines)
+        print_line(f"{args.config} is valid, and every model that it names is whole. Its pipelines: {names}.")
     return DONE
 
 

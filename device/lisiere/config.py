@@ -169,7 +169,7 @@ def parse_config(document: Any, base: Path) -> Config:
         assert found is not None  # noqa: S101 - the pattern takes any text
         raise ConfigError(f"{found[1]}.", found[2] or "$") from error
     except RecursionError as error:
-        raise ConfigError("The document is nested too deeply.") from error
+        raise ConfigError("The document is nested too deeply.", "$") from error
     config = _resolve(config, base)
     _check_names(config)
     _check_clients(config)

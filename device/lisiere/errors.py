@@ -19,10 +19,10 @@ class LisiereError(Exception):
 
 
 class ConfigError(LisiereError):
-    """The configuration is wrong. `path` names the place, such as `$.pipelines[0].model`."""
+    """The configuration or command line is wrong. `path` names the place, such as `$.pipelines[0].model`, if any."""
 
-    def __init__(self, message: str, path: str = "$") -> None:
-        super().__init__(f"{path}: {message}")
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
         self.path = path
 
 

@@ -32,6 +32,7 @@ from lisiere.values import MessageKind
 
 EPOCH = "replay"
 _DONE = 0
+_GIVEN = ("results", "events", "scores")  # a counter a kind of message
 _START = "2000-01-01T00:00:00Z"
 _QUIET_S, _EVERY_S = 2.0, 0.5  # progress
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp"})
@@ -85,9 +86,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(counters)
     else:
-        others = ", ".join(f"{name} {count}" for name, count in counters.items() if name not in ("read", "results"))
+        others = ", ".join(f"{name} {count}" for name, count in counters.items() if name not in ("read", *_GIVEN))
         what = "frames" if gives_frames(recorded(args.input, None)) else "readings"
-        given = f"{counters.get('read', 0)} {what} gave {counters.get('results', 0)} results"
+        told = [f"{counters[name]} {name}" for name in _GIVEN if name == "results" or counters[name]]
+        given = f"{counters.get('read', 0)} {what} gave {', '.join(told)}"
         say(f"{given}{'; ' if others else ''}{others}.")
     return _DONE
 
@@ -95,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
 def replay(
     config: Config, index: int, file: Path, stream: BinaryIO, start: float, told: Callable[[float], None]
 ) -> dict[str, int]:
-    """Run recorded input through a pipeline, and write what it gives; return its counters.
+    """Run recorded input through a pipeline, and write what it gives; return its counters, and those of messages.
 
     Args:
         config: of the device.
@@ -125,7 +127,7 @@ def replay(
         pipeline.run(now, _VirtualStop(clock))
     finally:
         pipeline.close()
-    return health.snapshot()[2]
+    return health.snapshot()[2] | sink.written
 
 
 def recorded(file: Path, configured: Source | None) -> Source:
@@ -208,6 +210,7 @@ class _Lines:
         self._device = device
         self._clock = clock
         self._seq = 0
+        self.written = dict.fromkeys(_GIVEN, 0)
 
     def append(
         self,
@@ -220,6 +223,7 @@ class _Lines:
     ) -> None:
         """Write one message."""
         self._seq += 1
+        self.written[f"{kind}s"] += 1
         now = self._clock.now()
         self._stream.write(seal(Row(self._seq, kind, pipeline, now, body), self._device, EPOCH, now, True) + b"\n")
 

@@ -65,7 +65,8 @@ def line(event: Event) -> str | None:
     if isinstance(event, subscriber.Result):
         late = " (late)" if event.replay else ""
         quality = "" if event.ts_quality in ("synced", "corrected") else f" ({event.ts_quality})"
-        return f"{event.ts}{quality} {event.device}/{event.pipeline}: {_answer(event.result)}{late}"
+        faults = f"; input: {', '.join(event.input.faults)}" if event.input.faults else ""
+        return f"{event.ts}{quality} {event.device}/{event.pipeline}: {_answer(event.result)}{faults}{late}"
     if isinstance(event, subscriber.Occurrence):
         one = event.event
         span = f"since {one.since}" if one.phase != "end" else f"from {one.since} to {one.until}"

@@ -157,6 +157,20 @@ def test_what_was_counted_is_told(series: Path, tmp_path: Path, capsys: pytest.C
     assert f"{counted['read']} readings gave {counted['results']} results; csv_not_a_number 1" in err
 
 
+def test_events_are_counted_beside_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = {"type": "csv", "path": "room.csv"}
+    pipeline = {"name": "room", "source": source, "detector": {"channels": ["value"], "step_s": 60}}
+    (tmp_path / "device.yaml").write_text(json.dumps({"device": "sim", "pipelines": [pipeline]}))
+    values = [20 + at * 7 % 11 / 10 + (50 if 500 <= at < 510 else 0) for at in range(600)]
+    rows = (f"{T0 + 60 * at},{value}\n" for at, value in enumerate(values))
+    (tmp_path / "room.csv").write_text("time,value\n" + "".join(rows))
+    assert run(tmp_path / "room.csv", "--config", tmp_path / "device.yaml") == 0
+    out, err = capsys.readouterr()
+    events = out.count('"schema":"lisiere.event/1"')
+    assert events > 1
+    assert f"600 readings gave 600 results, {events} events." in err
+
+
 def test_lines_of_json_give_what_the_same_csv_gives(series: Path, tmp_path: Path) -> None:
     lines = [{"ts": T0 + at / 10, "vibration": at % 7 / 7} for at in range(200)]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -27,7 +27,7 @@ from lisiere.subscriber import (
     Status,
     Unreadable,
 )
-from lisiere.values import DetectedObject
+from lisiere.values import DetectedObject, InputInfo
 from lisiere_sim.broker import Address, free_port
 from support.brokers import running_mosquitto
 from support.publisher import Device
@@ -139,6 +139,8 @@ def result(**changes: Any) -> Result:
 def test_every_event_has_its_line() -> None:
     anomaly = msgspec.structs.replace(result(replay=True), result=Anomaly(state="no_data", score=None, threshold=2.0))
     assert line(anomaly) == "2026-01-31T07:36:16.123Z sim/dock: no_data (no score, threshold 2.000) (late)"
+    gone = msgspec.structs.replace(anomaly, input=InputInfo(faults=("gap", "stuck:flow")))
+    assert str(line(gone)).endswith("(no score, threshold 2.000); input: gap, stuck:flow (late)")
     label = Classification(label="7", score=0.6, top=[], decided=False, set=["7", "1"])
     doubtful = msgspec.structs.replace(result(), result=label)
     assert line(doubtful) == "2026-01-31T07:36:16.123Z sim/dock: 7 (0.600, not decided) or 1"

@@ -167,7 +167,7 @@ def read_recipe(file: Path, flavour: Flavour) -> Recipe:
     try:
         return _parse(_document(file), _defaults(file, flavour), file, flavour)
     except ConfigError as error:
-        raise ConfigError(f"{str(error).partition(': ')[2]} (in {file})", error.path) from error
+        raise ConfigError(f"{str(error).removeprefix(f'{error.path}: ')} (in {file})", error.path) from error
 
 
 def _document(file: Path) -> Any:
