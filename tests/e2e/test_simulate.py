@@ -212,7 +212,8 @@ class MosquittoSub:
         self._subscribed = False
         # What is retained comes as soon as the subscription stands, and so tells that it does.
         publish.single("test/ready", "ready", qos=1, retain=True, hostname=host, port=port)
-        topics = ("test/ready", "lisiere/v1/sim/result/+", "lisiere/v1/sim/backlog/+")
+        kinds = ("result", "event", "score", "backlog")
+        topics = ("test/ready", *(f"lisiere/v1/sim/{kind}/+" for kind in kinds))
         options = [part for topic in topics for part in ("-t", topic)]
         self._process = subprocess.Popen(
             [program, "-h", host, "-p", str(port), "-q", "1", *options], stdout=subprocess.PIPE, text=True
