@@ -18,7 +18,7 @@ import msgspec
 from lisiere import __version__
 from lisiere.calibration.commands import register as register_calibrate
 from lisiere.errors import ConfigError, LisiereError
-from lisiere.replay import register as register_replay
+from lisiere.replay.commands import register as register_replay
 from lisiere.spool.commands import register as register_spool
 from lisiere.subscribe import register as register_subscribe
 from lisiere.terminal import print_json, print_line, say

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Struct, UnsetType
-from numpy.typing import NDArray
 
 
 class InputInfo(Struct, frozen=True, kw_only=True):
@@ -29,6 +27,11 @@ class InputInfo(Struct, frozen=True, kw_only=True):
     age_ms: float | None = None
     measures: dict[str, float] = msgspec.field(default_factory=dict)
     command: str | UnsetType = UNSET
+
+
+if TYPE_CHECKING:  # every command imports this file, and few need NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ class Window(Struct, frozen=True):
     @property
     def complete(self) -> bool:
         """Whether every row holds a number."""
+        import numpy as np
+
         return bool(np.isfinite(self.values).all())
 
 

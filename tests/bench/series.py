@@ -21,7 +21,7 @@ from lisiere.backends import open_model
 from lisiere.config import Config, PipelineConfig
 from lisiere.models import open_package, write_manifest
 from lisiere.models.manifest import WindowInput
-from lisiere.replay import replay
+from lisiere.replay.recording import replay
 from lisiere.settings.sensors import CsvSource
 from lisiere.values import Reading, Readings
 from lisiere.windows import WindowBuilder

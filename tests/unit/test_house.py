@@ -165,6 +165,12 @@ def test_a_bare_import_pulls_in_nothing_heavy(module: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_help_needs_no_numpy() -> None:
+    program = "import sys\nfrom lisiere.cli import _parser\n_parser()\nprint('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("file", python_files("device", "compile", "simulator"), ids=lambda file: str(file.name))
 def test_no_source_file_is_long_without_a_reason(file: Path) -> None:
     lines = len(file.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""`lisiere replay`: recorded input through a pipeline as it is, in virtual time and as fast as it can.
+"""A recording through the very pipeline that a device runs.
 
 The same input and configuration give the same bytes each time: one thread, a clock that the input moves, and numbers
 that begin at 1. Nothing is kept on disk but what is asked for, and nothing is sent.
@@ -6,19 +6,16 @@ that begin at 1. Nothing is kept on disk but what is asked for, and nothing is s
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from msgspec.structs import replace
 
-from lisiere.clock import ManualClock, SystemClock, parse_ts
-from lisiere.config import Config, Importance, Source, load_config
-from lisiere.errors import ConfigError, Rejected
+from lisiere.clock import ManualClock
+from lisiere.config import Config, Importance, Source
+from lisiere.errors import ConfigError
 from lisiere.health import PipelineHealth
 from lisiere.pipeline import open_pipeline
 from lisiere.settings.sensors import CsvSource, JsonFields, JsonlSource
@@ -26,72 +23,14 @@ from lisiere.settings.sources import FrameSource, ImagesSource, VideoSource
 from lisiere.sources import gives_frames
 from lisiere.spool import Row
 from lisiere.sync.envelope import seal
-from lisiere.terminal import print_json, say
 from lisiere.timeline import Stamp, Timeline
 from lisiere.values import MessageKind
 
 EPOCH = "replay"
-_DONE = 0
-_GIVEN = ("results", "events", "scores")  # a counter a kind of message
-_START = "2000-01-01T00:00:00Z"
-_QUIET_S, _EVERY_S = 2.0, 0.5  # progress
+GIVEN = ("results", "events", "scores")  # a counter a kind of message
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp"})
 _VIDEOS = frozenset({".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
 _LINES = frozenset({".json", ".jsonl", ".ndjson"})
-_EPILOG = """\
-INPUT takes the place of the pipeline's source: a CSV file (.csv), lines of JSON (.jsonl, .ndjson, .json), a video, an
-image or a folder of images. Columns and keys are those of the pipeline's own source, if it is of that kind.
-
-Results come as lines of JSON: the envelope of docs/contract with the epoch `replay`, and events and scores as they
-come, told apart by `schema`. A result of readings is stamped by the end of its window. Frames are as far apart as the
-video or `fps` says, from --start on. No time passes while the model works, so latencies are 0.
-
-  lisiere replay pump.csv --config device.yaml --pipeline pump --output results.jsonl
-  lisiere evaluate results.jsonl --labels pump=labels.json
-"""
-
-
-def register(commands: Any) -> None:
-    """Add `replay` to the commands of `lisiere`."""
-    text = "run recorded input through a pipeline, as fast as it can, with the same results each time"
-    parser = commands.add_parser(
-        "replay",
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=_run)
-    parser.add_argument("input", type=Path, metavar="INPUT", help="CSV, lines of JSON, a video, or images")
-    parser.add_argument("--config", type=Path, required=True, metavar="CONFIG.yaml")
-    parser.add_argument("--pipeline", metavar="NAME", help="which; without it, the only one that takes such input")
-    parser.add_argument("--output", default="-", metavar="FILE", help="where results go (default -: standard output)")
-    parser.add_argument("--start", default=_START, metavar="TIME", help=f"the first frame's time (default {_START})")
-    parser.add_argument("--json", action="store_true", help="print what was counted as JSON; with --output FILE")
-
-
-def _run(args: argparse.Namespace) -> int:
-    if args.json and args.output == "-":
-        raise ConfigError("`--json` goes with `--output FILE`: standard output has the results.", "--json")
-    if args.output != "-" and Path(args.output).exists() and args.input.exists() and args.input.samefile(args.output):
-        raise ConfigError("It is the recording itself.", "--output")
-    try:
-        start = parse_ts(args.start)
-    except Rejected as error:
-        raise ConfigError(str(error), "--start") from error
-    config = load_config(args.config)
-    index = choose(config, recorded(args.input, None), args.pipeline)
-    with _output(args.output) as stream, _Progress() as progress:
-        counters = replay(config, index, args.input, stream, start, progress)
-    if args.json:
-        print_json(counters)
-    else:
-        others = ", ".join(f"{name} {count}" for name, count in counters.items() if name not in ("read", *_GIVEN))
-        what = "frames" if gives_frames(recorded(args.input, None)) else "readings"
-        told = [f"{counters[name]} {name}" for name in _GIVEN if name == "results" or counters[name]]
-        given = f"{counters.get('read', 0)} {what} gave {', '.join(told)}"
-        say(f"{given}{'; ' if others else ''}{others}.")
-    return _DONE
 
 
 def replay(
@@ -210,7 +149,7 @@ class _Lines:
         self._device = device
         self._clock = clock
         self._seq = 0
-        self.written = dict.fromkeys(_GIVEN, 0)
+        self.written = dict.fromkeys(GIVEN, 0)
 
     def append(
         self,
@@ -226,57 +165,3 @@ class _Lines:
         self.written[f"{kind}s"] += 1
         now = self._clock.now()
         self._stream.write(seal(Row(self._seq, kind, pipeline, now, body), self._device, EPOCH, now, True) + b"\n")
-
-
-class _Progress:
-    """A line on the terminal that says how far it has come, on what takes longer than two seconds."""
-
-    def __init__(self) -> None:
-        self._clock = SystemClock()
-        self._began = self._told = self._clock.monotonic()
-        self._count = 0
-        self._shown = False
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __call__(self, ts: float) -> None:
-        """Count one frame or window of the time `ts`."""
-        self._count += 1
-        if self._count % 64 or not sys.stderr.isatty():
-            return
-        now = self._clock.monotonic()
-        if now - self._began > _QUIET_S and now - self._told > _EVERY_S:
-            self._told, self._shown = now, True
-            rate = self._count / (now - self._began)
-            sys.stderr.write(f"\r{self._count} frames or windows, {rate:.0f} a second, at {ts:.0f} \x1b[K")
-            sys.stderr.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-
-
-@contextlib.contextmanager
-def _output(name: str) -> Iterator[BinaryIO]:
-    """Standard output, or a file that is there whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    if name == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    part = Path(f"{name}.part")
-    try:
-        stream = part.open("wb")
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be written: {error.strerror}.", "--output") from error
-    try:
-        with stream:
-            yield stream
-        part.replace(name)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

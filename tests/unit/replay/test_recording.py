@@ -22,7 +22,8 @@ from lisiere.cli import main
 from lisiere.clock import ManualClock
 from lisiere.config import Config, PipelineConfig, Source
 from lisiere.errors import ConfigError
-from lisiere.replay import _Progress, choose, recorded
+from lisiere.replay.commands import _Progress
+from lisiere.replay.recording import choose, recorded
 from lisiere.settings.sensors import CsvSource, JsonlSource, MqttSource, MqttTopic, SocketSource
 from lisiere.settings.sources import CameraSource, ImagesSource, VideoSource
 from lisiere.sync.envelope import ResultEnvelope
@@ -118,7 +119,7 @@ def test_what_takes_long_says_how_far_it_is_on_a_terminal_alone(
             return terminal
 
     clock, stream = ManualClock(), Stream()
-    monkeypatch.setattr("lisiere.replay.SystemClock", lambda: clock)
+    monkeypatch.setattr("lisiere.replay.commands.SystemClock", lambda: clock)
     monkeypatch.setattr(sys, "stderr", stream)
     with _Progress() as progress:
         for at in range(3 * 64):
