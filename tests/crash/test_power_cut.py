@@ -30,7 +30,7 @@ SEED = int(os.environ.get("LISIERE_SEED", "5"))
 # Appends numbered bodies without pause, and says `c SEQ` after each commit and `a SEQ` before it lets go of rows.
 # The second argument, where it is not FULL, is what each transaction is made to run with.
 WRITER = """
-import sqlite3, sys
+import sqlite3, sys, time
 from lisiere.clock import SystemClock
 from lisiere.config import SpoolConfig
 from lisiere.spool import Spool
@@ -55,6 +55,8 @@ def say(text):
 
 config = SpoolConfig(path=folder, linger_ms=0.1, max_rows=int(max_rows))
 spool = Spool(config, SystemClock(), lambda seq: say(f"c {seq}"))
+while not spool.epoch:  # the disk refused; it is tried again
+    time.sleep(0.001)
 say(f"e {spool.epoch}")
 Careless.begun = True  # an empty spool that is gone would be a cheap loss
 done = 0
