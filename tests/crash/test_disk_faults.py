@@ -43,7 +43,8 @@ def refuse(folder: Path, cases: list[tuple[int, str]]) -> None:
     """Run a device through all cases, then hold what was heard against its spool."""
     (folder / "spool").mkdir()
     disk = Disk(folder / "spool", folder)
-    with stage(folder, 200, disk.environment) as staged:
+    rows = max(200_000, 24_000 * len(cases))  # half a minute's for each case, which takes some seconds
+    with stage(folder, 200, disk.environment, rows=rows) as staged:
         staged.host.start()
         reports = Reports(staged.ear)
         reports.wait(lambda message: message["spool_failure"] is None)

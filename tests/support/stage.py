@@ -136,6 +136,7 @@ def stage(
     per_second: float,
     environment: Mapping[str, str] | None = None,
     transport: Mapping[str, float] | None = None,
+    rows: int = 200_000,
 ) -> Iterator[Stage]:
     """A broker that has the subscriber's session on disk, the subscriber, and what runs the device.
 
@@ -143,10 +144,12 @@ def stage(
         per_second: results.
         environment: of the device.
         transport: settings of the connection.
+        rows: of readings, four to a result: the device ends when they do.
     """
     broker = Mosquitto(folder, BROKER.format(folder=folder))
     ear = Ear(broker.port, TOPIC + "#")
-    host = Host(configuration(folder, broker.port, per_second, transport=transport), folder / "device.log", environment)
+    config = configuration(folder, broker.port, per_second, rows, transport)
+    host = Host(config, folder / "device.log", environment)
     try:
         broker.start()
         ear.connect()
