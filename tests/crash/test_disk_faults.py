@@ -70,13 +70,15 @@ def test_a_disk_that_is_full_at_the_start_ends_nothing(tmp_path: Path) -> None:
     disk.fail(1, "ENOSPC")
     with stage(tmp_path, 600, disk.environment) as staged:
         staged.host.start()
-        reports = Reports(staged.ear)
+        heard, reports = staged.ear.heard, Reports(staged.ear)
         told = reports.wait(lambda message: message["pipelines"]["hum"]["counters"].get("spool_unavailable", 0) > 0)
         assert told["state"] == "degraded"
         assert "cannot be used" in told["spool_failure"]
         assert results(told) == 1024, "What has no room in memory is refused, and counted."
         disk.fail(0, "ENOSPC")
         reports.wait(lambda message: message["spool_failure"] is None)
+        # Results come by a connection that is made for the spool; a last word sent before it is there would be lost.
+        reports.wait(lambda _: any(topic.startswith((TOPIC + "result", TOPIC + "backlog")) for topic, _ in heard))
         assert staged.host.end() == 0, staged.log
         accepted = check(staged)
         last = [json.loads(payload) for topic, payload in staged.ear.heard if topic == TOPIC + "health"][-1]
