@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from lisiere.clock import rfc3339
 from lisiere.errors import ConfigError
 from lisiere_sim.evaluate.anomaly import KIND, figures, intervals, read_windows, roc_auc
 from lisiere_sim.evaluate.kind import Record
+from support import require
 
 
 def record(at: float, state: str, score: float | None = 0.0) -> Record:
@@ -95,7 +97,7 @@ def test_what_is_no_list_of_windows_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_a_picture_is_drawn_the_same_each_time(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    require(importlib.util.find_spec("matplotlib"), "matplotlib")
     for name in ("one", "two"):
         KIND.plot(run("nnaan"), [(2.0, 3.0)], tmp_path / name / "p.png")
     first = (tmp_path / "one" / "p.png").read_bytes()

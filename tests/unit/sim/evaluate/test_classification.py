@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lisiere_sim.evaluate.classification import (
     truth_of,
 )
 from lisiere_sim.evaluate.samples import digits, find_samples
-from support import REPOSITORY
+from support import REPOSITORY, require
 
 NAMES = ("ash", "beech", "oak")
 
@@ -44,7 +45,9 @@ def run(seed: int, count: int) -> tuple[list[Any], list[str]]:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60))
 def test_it_agrees_with_scikit_learn(seed: int, count: int) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
+    require(importlib.util.find_spec("sklearn"), "scikit-learn")
+    from sklearn import metrics
+
     results, truth = run(seed, count)
     found = figures(results, truth)
     said = [one["result"]["label"] for one in results]
@@ -131,7 +134,7 @@ def test_what_are_no_labels_is_refused(tmp_path: Path, text: str | None, why: st
 
 @pytest.mark.parametrize("count", [0, 40])
 def test_a_run_is_drawn(tmp_path: Path, count: int) -> None:
-    pytest.importorskip("matplotlib")
+    require(importlib.util.find_spec("matplotlib"), "matplotlib")
     plot(*run(1, count), tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 1000
 

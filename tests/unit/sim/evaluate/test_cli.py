@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lisiere.errors import ConfigError
 from lisiere_sim.evaluate.cli import register
 from lisiere_sim.evaluate.runs import read_runs
 from lisiere_sim.evaluate.samples import find_samples, pump
-from support import REPOSITORY
+from support import REPOSITORY, require
 
 LINE = (
     '{"schema": "lisiere.result/1", "pipeline": "p", "task": "anomaly", "ts": "1970-01-01T00:00:0%dZ",'
@@ -59,7 +60,7 @@ def test_text_and_json_say_the_same(results: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_run_is_drawn(results: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    require(importlib.util.find_spec("matplotlib"), "matplotlib")
     labels = str(results.with_name("labels.json"))
     assert evaluate(str(results), "--labels", labels, "--plots", str(tmp_path / "pictures")) == 0
     assert (tmp_path / "pictures" / "p.png").stat().st_size > 1000

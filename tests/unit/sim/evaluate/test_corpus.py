@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from lisiere.errors import ConfigError
 from lisiere_sim.evaluate import corpus
-from support import shared_data
+from support import require, shared_data
 
 START = datetime(2014, 4, 1, tzinfo=timezone.utc)
 
@@ -104,7 +105,7 @@ def test_one_alarm_is_one_row() -> None:
 
 
 def test_a_series_is_drawn(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    require(importlib.util.find_spec("matplotlib"), "matplotlib")
     one = corpus.watch_all(folder, lambda _done, _total: None)[1]
     assert corpus.plot(one, tmp_path / "pictures").stat().st_size > 10_000
 
